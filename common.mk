@@ -1,0 +1,22 @@
+# common.mk - what every component's Makefile includes after naming MODULE_big, OBJS and, where it has SQL, EXTENSION and DATA.
+# Uses PGXS of the server that pg_config names; links the pure libraries statically.
+
+PG_CONFIG ?= pg_config
+TOP := $(abspath $(dir $(lastword $(MAKEFILE_LIST))))
+
+PG_CPPFLAGS += -I$(TOP)/libs/core -I$(TOP)/libs/wal -I$(TOP)/libs/pagestream -I$(TOP)/libs/consensus \
+	-I$(TOP)/libs/layer -I$(TOP)/libs/pgpatch -I$(TOP)/libs/wal_push
+PG_CFLAGS += -std=gnu11 -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers \
+	-Wno-declaration-after-statement -Wno-cast-function-type -fvisibility=hidden
+SHLIB_LINK += $(TOP)/libs/build/libneon.a $(NEON_LINK)
+
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+
+# The installed server's LLVM bitcode is of no use to us.
+with_llvm = no
+
+$(OBJS): $(wildcard *.h) $(wildcard $(TOP)/libs/*/*.h)
+$(shlib): $(TOP)/libs/build/libneon.a
+$(TOP)/libs/build/libneon.a:
+	$(MAKE) -C $(TOP)/libs
