@@ -1,0 +1,252 @@
+/*
+ * neon_pgpatch.c - searching an executable in memory and changing it, without knowledge of PostgreSQL.
+ *
+ * A change is: make the pages writable (and not executable), copy, give them their final protection.  The server is still
+ * single-threaded and alone when preloaded libraries are initialised, so no other code can run in between.
+ *
+ * amd64 only: a detour is ff 25 00 00 00 00 (jmp *[rip+0]) followed by the absolute target.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "neon_pgpatch.h"
+
+#include <dlfcn.h>
+#include <elf.h>
+#include <errno.h>
+#include <link.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#ifndef __x86_64__
+#error "neon_pgpatch knows amd64 only"
+#endif
+
+void
+neon_pgpatch_report_init(neon_pgpatch_report *report)
+{
+	memset(report, 0, sizeof(*report));
+	report->ok = true;
+}
+
+bool
+neon_pgpatch_fail(neon_pgpatch_report *report, const char *fmt,...)
+{
+	va_list		ap;
+
+	if (report->ok)
+	{
+		report->ok = false;
+		va_start(ap, fmt);
+		vsnprintf(report->error, sizeof(report->error), fmt, ap);
+		va_end(ap);
+	}
+	return false;
+}
+
+typedef struct locate_arg
+{
+	uintptr_t	probe;
+	neon_pgpatch_image *image;
+	bool		found;
+} locate_arg;
+
+static bool
+object_contains(const struct dl_phdr_info *info, uintptr_t probe)
+{
+	for (int i = 0; i < info->dlpi_phnum; i++)
+	{
+		const		ElfW(Phdr) *ph = &info->dlpi_phdr[i];
+
+		if (ph->p_type == PT_LOAD && probe >= info->dlpi_addr + ph->p_vaddr &&
+			probe < info->dlpi_addr + ph->p_vaddr + ph->p_memsz)
+			return true;
+	}
+	return false;
+}
+
+static int
+locate_callback(struct dl_phdr_info *info, size_t size, void *data)
+{
+	locate_arg *arg = data;
+
+	if (!object_contains(info, arg->probe))
+		return 0;
+	arg->found = true;
+	arg->image->base = info->dlpi_addr;
+	for (int i = 0; i < info->dlpi_phnum; i++)
+	{
+		const		ElfW(Phdr) *ph = &info->dlpi_phdr[i];
+		uintptr_t	lo = info->dlpi_addr + ph->p_vaddr;
+
+		if (ph->p_type == PT_GNU_RELRO)
+		{
+			arg->image->relro_lo = lo;
+			arg->image->relro_hi = lo + ph->p_memsz;
+		}
+		else if (ph->p_type == PT_LOAD && (ph->p_flags & PF_X))
+		{
+			arg->image->text_lo = lo;
+			arg->image->text_hi = lo + ph->p_memsz;
+		}
+		else if (ph->p_type == PT_DYNAMIC)
+			arg->image->dynamic = (const void *) lo;
+	}
+	return 1;
+}
+
+bool
+neon_pgpatch_locate(const void *probe, neon_pgpatch_image *image, neon_pgpatch_report *report)
+{
+	locate_arg	arg = {.probe = (uintptr_t) probe,.image = image};
+
+	memset(image, 0, sizeof(*image));
+	dl_iterate_phdr(locate_callback, &arg);
+	if (!arg.found)
+		return neon_pgpatch_fail(report, "No loaded object contains the address %p.", probe);
+	if (image->relro_hi == 0 || image->text_hi == 0 || image->dynamic == NULL)
+		return neon_pgpatch_fail(report, "The server's executable has no RELRO, code or dynamic segment.");
+	return true;
+}
+
+int
+neon_pgpatch_find_words(uintptr_t lo, uintptr_t hi, const uintptr_t *words, size_t n, uintptr_t *hit)
+{
+	size_t		len = n * sizeof(uintptr_t);
+	int			found = 0;
+
+	for (uintptr_t p = (lo + 7) & ~(uintptr_t) 7; p + len <= hi; p += sizeof(uintptr_t))
+	{
+		if (memcmp((const void *) p, words, len) == 0)
+		{
+			*hit = p;
+			found++;
+		}
+	}
+	return found;
+}
+
+int
+neon_pgpatch_count_calls(uintptr_t lo, uintptr_t hi, uintptr_t target, uintptr_t skip_lo, uintptr_t skip_hi)
+{
+	int			found = 0;
+
+	for (uintptr_t p = lo; p + 5 <= hi; p++)
+	{
+		uint8_t		opcode = *(const uint8_t *) p;
+		int32_t		relative;
+
+		if (opcode != 0xe8 && opcode != 0xe9)
+			continue;
+		memcpy(&relative, (const void *) (p + 1), sizeof(relative));
+		if (p + 5 + (intptr_t) relative == target && !(p >= skip_lo && p < skip_hi))
+			found++;
+	}
+	return found;
+}
+
+bool
+neon_pgpatch_write(void *dst, const void *src, size_t len, int final_prot, neon_pgpatch_report *report)
+{
+	uintptr_t	page = (uintptr_t) sysconf(_SC_PAGESIZE);
+	uintptr_t	lo = (uintptr_t) dst & ~(page - 1);
+	uintptr_t	hi = ((uintptr_t) dst + len + page - 1) & ~(page - 1);
+
+	if (mprotect((void *) lo, hi - lo, PROT_READ | PROT_WRITE) < 0)
+		return neon_pgpatch_fail(report, "Memory at %p cannot be made writable: %s.", dst, strerror(errno));
+	memcpy(dst, src, len);
+	if (mprotect((void *) lo, hi - lo, final_prot) < 0)
+		return neon_pgpatch_fail(report, "Memory at %p cannot be protected again: %s.", dst, strerror(errno));
+	return true;
+}
+
+static const uint8_t detour_opcode[6] = {0xff, 0x25, 0, 0, 0, 0};
+
+bool
+neon_pgpatch_detour(const neon_pgpatch_image *image, const char *name, void *function, void *replacement,
+					neon_pgpatch_report *report)
+{
+	uint8_t		code[NEON_PGPATCH_DETOUR_BYTES];
+	Dl_info		info;
+	const		ElfW(Sym) *symbol = NULL;
+	uintptr_t	at = (uintptr_t) function;
+
+	if (at < image->text_lo || at + sizeof(code) > image->text_hi)
+		return neon_pgpatch_fail(report, "The function %s is not in the server's code.", name);
+	if (dladdr1(function, &info, (void **) &symbol, RTLD_DL_SYMENT) == 0 || symbol == NULL ||
+		info.dli_saddr != function || strcmp(info.dli_sname, name) != 0)
+		return neon_pgpatch_fail(report, "The server does not export the function %s.", name);
+	if (symbol->st_size < sizeof(code))
+		return neon_pgpatch_fail(report, "The function %s has %zu bytes, too few for a detour of %zu.",
+								 name, (size_t) symbol->st_size, sizeof(code));
+	if (memcmp(function, detour_opcode, sizeof(detour_opcode)) == 0)
+		return neon_pgpatch_fail(report, "The function %s has been detoured already.", name);
+	if (neon_pgpatch_count_calls(image->text_lo, image->text_hi, at, 0, 0) == 0)
+		return neon_pgpatch_fail(report, "No call of the function %s was found in the server's code.", name);
+
+	memcpy(code, detour_opcode, sizeof(detour_opcode));
+	memcpy(code + sizeof(detour_opcode), &replacement, sizeof(replacement));
+	if (!neon_pgpatch_write(function, code, sizeof(code), PROT_READ | PROT_EXEC, report))
+		return false;
+	report->detours++;
+	return true;
+}
+
+bool
+neon_pgpatch_import(const neon_pgpatch_image *image, const char *symbol, void *replacement, void **old,
+					neon_pgpatch_report *report)
+{
+	const		ElfW(Sym) *symbols = NULL;
+	const char *strings = NULL;
+	const		ElfW(Rela) *tables[2] = {NULL, NULL};
+	size_t		sizes[2] = {0, 0};
+	void	  **slot = NULL;
+	int			found = 0;
+
+	for (const ElfW(Dyn) *d = image->dynamic; d->d_tag != DT_NULL; d++)
+	{
+		if (d->d_tag == DT_SYMTAB)
+			symbols = (const void *) d->d_un.d_ptr;
+		else if (d->d_tag == DT_STRTAB)
+			strings = (const void *) d->d_un.d_ptr;
+		else if (d->d_tag == DT_JMPREL)
+			tables[0] = (const void *) d->d_un.d_ptr;
+		else if (d->d_tag == DT_PLTRELSZ)
+			sizes[0] = d->d_un.d_val;
+		else if (d->d_tag == DT_RELA)
+			tables[1] = (const void *) d->d_un.d_ptr;
+		else if (d->d_tag == DT_RELASZ)
+			sizes[1] = d->d_un.d_val;
+	}
+	if (symbols == NULL || strings == NULL)
+		return neon_pgpatch_fail(report, "The server's executable has no dynamic symbol table.");
+	for (int t = 0; t < 2; t++)
+	{
+		for (size_t i = 0; tables[t] != NULL && i < sizes[t] / sizeof(ElfW(Rela)); i++)
+		{
+			const		ElfW(Rela) *r = &tables[t][i];
+			uint32_t	type = ELF64_R_TYPE(r->r_info);
+
+			if ((type == R_X86_64_JUMP_SLOT || type == R_X86_64_GLOB_DAT) &&
+				strcmp(strings + symbols[ELF64_R_SYM(r->r_info)].st_name, symbol) == 0)
+			{
+				slot = (void **) (image->base + r->r_offset);
+				found++;
+			}
+		}
+	}
+	if (found != 1)
+		return neon_pgpatch_fail(report, "The server imports %s %d times, expected once.", symbol, found);
+	if ((uintptr_t) slot < image->relro_lo || (uintptr_t) slot >= image->relro_hi)
+		return neon_pgpatch_fail(report, "The server's import of %s is bound lazily.", symbol);
+	*old = *slot;
+	if (!neon_pgpatch_write(slot, &replacement, sizeof(replacement), PROT_READ, report))
+		return false;
+	report->imports++;
+	return true;
+}
