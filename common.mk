@@ -5,7 +5,7 @@ PG_CONFIG ?= pg_config
 TOP := $(abspath $(dir $(lastword $(MAKEFILE_LIST))))
 
 PG_CPPFLAGS += -I$(TOP)/libs/core -I$(TOP)/libs/wal -I$(TOP)/libs/pagestream -I$(TOP)/libs/consensus \
-	-I$(TOP)/libs/layer -I$(TOP)/libs/pgpatch -I$(TOP)/libs/wal_push
+	-I$(TOP)/libs/layer -I$(TOP)/libs/pgpatch -I$(TOP)/libs/wal_push -I$(TOP)/libs/pqcall
 PG_CFLAGS += -std=gnu11 -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers \
 	-Wno-declaration-after-statement -Wno-cast-function-type -fvisibility=hidden
 SHLIB_LINK += $(TOP)/libs/build/libneon.a $(NEON_LINK)
