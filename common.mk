@@ -4,7 +4,8 @@
 PG_CONFIG ?= pg_config
 TOP := $(abspath $(dir $(lastword $(MAKEFILE_LIST))))
 
-PG_CPPFLAGS += -I$(TOP)/libs/core -I$(TOP)/libs/wal -I$(TOP)/libs/pagestream -I$(TOP)/libs/consensus \
+# -fvisibility=hidden hides what two preloaded modules both link; the functions the server looks up by name stay visible.
+PG_CPPFLAGS += '-DPGDLLEXPORT=__attribute__((visibility("default")))' -I$(TOP)/libs/core -I$(TOP)/libs/wal -I$(TOP)/libs/pagestream -I$(TOP)/libs/consensus \
 	-I$(TOP)/libs/layer -I$(TOP)/libs/pgpatch -I$(TOP)/libs/wal_push -I$(TOP)/libs/pqcall
 PG_CFLAGS += -std=gnu11 -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers \
 	-Wno-declaration-after-statement -Wno-cast-function-type -fvisibility=hidden
