@@ -20,7 +20,6 @@
 
 PG_MODULE_MAGIC;
 
-extern PGDLLEXPORT void _PG_init(void);
 
 char	   *ct_base_directory = NULL;
 
