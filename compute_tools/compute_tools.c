@@ -26,6 +26,7 @@ char	   *ct_base_directory = NULL;
 PG_FUNCTION_INFO_V1(ct_start_process);
 PG_FUNCTION_INFO_V1(ct_stop_process);
 PG_FUNCTION_INFO_V1(ct_process_pid);
+PG_FUNCTION_INFO_V1(ct_forget_dead_process);
 
 void
 _PG_init(void)
@@ -152,4 +153,27 @@ ct_process_pid(PG_FUNCTION_ARGS)
 	if (pid <= 0)
 		PG_RETURN_NULL();
 	PG_RETURN_INT32(pid);
+}
+
+/* A killed server leaves its pid file behind; false when there is nothing to forget, ERROR when it lives. */
+Datum
+ct_forget_dead_process(PG_FUNCTION_ARGS)
+{
+	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *dir = ct_compute_path(name);
+	char	   *pidfile = psprintf("%s/postmaster.pid", dir);
+	char	   *argv[] = {"pg_ctl", "status", "-D", dir, NULL};
+	StringInfoData out;
+	struct stat st;
+
+	if (stat(pidfile, &st) != 0)
+		PG_RETURN_BOOL(false);
+	initStringInfo(&out);
+	if (ct_run("pg_ctl", argv, 10000, &out) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("compute \"%s\" is running", name)));
+	if (unlink(pidfile) != 0 && errno != ENOENT)
+		ereport(ERROR, (errcode_for_file_access(), errmsg("could not remove file \"%s\": %m", pidfile)));
+	PG_RETURN_BOOL(true);
 }

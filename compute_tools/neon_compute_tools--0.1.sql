@@ -31,6 +31,10 @@ CREATE FUNCTION process_pid(name text) RETURNS int
 AS 'MODULE_PATHNAME', 'ct_process_pid' LANGUAGE C STRICT;
 COMMENT ON FUNCTION process_pid(text) IS 'pid of a compute''s postmaster, NULL when none runs';
 
+CREATE FUNCTION forget_dead_process(name text) RETURNS bool
+AS 'MODULE_PATHNAME', 'ct_forget_dead_process' LANGUAGE C STRICT;
+COMMENT ON FUNCTION forget_dead_process(text) IS 'remove the pid file a killed compute left';
+
 -- One call from the controller starts a compute: elect, fetch, start (docs/protocols.md, "Starting a compute").
 CREATE FUNCTION start_compute(spec jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE

@@ -1,0 +1,80 @@
+/*
+ * remote.c - one statement on another node, its rows as jsonb.
+ *
+ * A SELECT is wrapped so that each row comes back as one jsonb value; anything else is run as it is and gives
+ * no rows.  Every call makes a connection of its own: control traffic is rare, and a connection that
+ * does not outlive its call cannot be stale.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/jsonb.h"
+#include "utils/tuplestore.h"
+
+#include "neon_pqcall.h"
+
+PG_MODULE_MAGIC;
+
+PG_FUNCTION_INFO_V1(nc_remote);
+
+static int	connect_timeout_ms = 10000;
+static int	statement_timeout_ms = 600000;
+
+void
+_PG_init(void)
+{
+	DefineCustomIntVariable("neon_controller.connect_timeout", "Limit for connecting to a node.", NULL,
+							&connect_timeout_ms, 10000, 100, 600000, PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("neon_controller.statement_timeout", "Limit for one statement on a node.", NULL,
+							&statement_timeout_ms, 600000, 100, 86400000, PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);
+}
+
+/* remote(conninfo, who, sql, VARIADIC args text[]) returns setof jsonb */
+Datum
+nc_remote(PG_FUNCTION_ARGS)
+{
+	char	   *conninfo = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *who = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	char	   *sql = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	MemoryContext call = AllocSetContextCreate(CurrentMemoryContext, "remote call", ALLOCSET_SMALL_SIZES);
+	MemoryContext old;
+	Datum	   *elems;
+	bool	   *nulls;
+	int			nargs;
+	const char **args;
+	PGconn	   *conn;
+	PGresult   *res;
+
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
+	old = MemoryContextSwitchTo(call);	/* its reset closes the connection, also after an error */
+
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(3), TEXTOID, -1, false, TYPALIGN_INT, &elems, &nulls, &nargs);
+	args = palloc0(sizeof(char *) * (nargs + 1));
+	for (int i = 0; i < nargs; i++)
+		args[i] = nulls[i] ? NULL : TextDatumGetCString(elems[i]);
+
+	if (pg_strncasecmp(sql, "SELECT", 6) == 0)
+		sql = psprintf("SELECT pg_catalog.to_jsonb(q) FROM (%s) q", sql);
+	conn = neon_pq_connect(conninfo, who, connect_timeout_ms);
+	res = neon_pq_query(conn, who, sql, nargs, args, statement_timeout_ms);
+	for (int i = 0; PQresultStatus(res) == PGRES_TUPLES_OK && PQnfields(res) == 1 && i < PQntuples(res); i++)
+	{
+		Datum		value = DirectFunctionCall1(jsonb_in, CStringGetDatum(PQgetvalue(res, i, 0)));
+		bool		null = false;
+
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, &value, &null);
+	}
+	PQclear(res);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(call);
+	return (Datum) 0;
+}
