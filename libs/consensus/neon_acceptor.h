@@ -83,6 +83,8 @@ typedef struct neon_acceptor_session
 	bool		greeted;
 	bool		response_due;	/* appends were taken since the last response */
 	neon_term	append_term;	/* term of those appends */
+	neon_lsn	append_commit_lsn;	/* newest the leader told on this connection in that term */
+	neon_lsn	append_truncate_lsn;
 } neon_acceptor_session;
 
 typedef enum neon_acceptor_result
