@@ -167,30 +167,142 @@ neon_pgpatch_write(void *dst, const void *src, size_t len, int final_prot, neon_
 
 static const uint8_t detour_opcode[6] = {0xff, 0x25, 0, 0, 0, 0};
 
+static void
+encode_jump(uint8_t code[NEON_PGPATCH_DETOUR_BYTES], const void *target)
+{
+	memcpy(code, detour_opcode, sizeof(detour_opcode));
+	memcpy(code + sizeof(detour_opcode), &target, sizeof(target));
+}
+
+/* Everything that must hold before the entry of a function is overwritten; *size gets its length. */
+static bool
+check_detour(const neon_pgpatch_image *image, const char *name, void *function, size_t *size, neon_pgpatch_report *report)
+{
+	Dl_info		info;
+	const		ElfW(Sym) *symbol = NULL;
+	uintptr_t	at = (uintptr_t) function;
+
+	if (at < image->text_lo || at + NEON_PGPATCH_DETOUR_BYTES > image->text_hi)
+		return neon_pgpatch_fail(report, "The function %s is not in the server's code.", name);
+	if (dladdr1(function, &info, (void **) &symbol, RTLD_DL_SYMENT) == 0 || symbol == NULL ||
+		info.dli_saddr != function || strcmp(info.dli_sname, name) != 0)
+		return neon_pgpatch_fail(report, "The server does not export the function %s.", name);
+	if (symbol->st_size < NEON_PGPATCH_DETOUR_BYTES)
+		return neon_pgpatch_fail(report, "The function %s has %zu bytes, too few for a detour of %d.",
+								 name, (size_t) symbol->st_size, NEON_PGPATCH_DETOUR_BYTES);
+	if (memcmp(function, detour_opcode, sizeof(detour_opcode)) == 0)
+		return neon_pgpatch_fail(report, "The function %s has been detoured already.", name);
+	if (neon_pgpatch_count_calls(image->text_lo, image->text_hi, at, 0, 0) == 0)
+		return neon_pgpatch_fail(report, "No call of the function %s was found in the server's code.", name);
+	*size = symbol->st_size;
+	return true;
+}
+
 bool
 neon_pgpatch_detour(const neon_pgpatch_image *image, const char *name, void *function, void *replacement,
 					neon_pgpatch_report *report)
 {
 	uint8_t		code[NEON_PGPATCH_DETOUR_BYTES];
-	Dl_info		info;
-	const		ElfW(Sym) *symbol = NULL;
-	uintptr_t	at = (uintptr_t) function;
+	size_t		size;
 
-	if (at < image->text_lo || at + sizeof(code) > image->text_hi)
-		return neon_pgpatch_fail(report, "The function %s is not in the server's code.", name);
-	if (dladdr1(function, &info, (void **) &symbol, RTLD_DL_SYMENT) == 0 || symbol == NULL ||
-		info.dli_saddr != function || strcmp(info.dli_sname, name) != 0)
-		return neon_pgpatch_fail(report, "The server does not export the function %s.", name);
-	if (symbol->st_size < sizeof(code))
-		return neon_pgpatch_fail(report, "The function %s has %zu bytes, too few for a detour of %zu.",
-								 name, (size_t) symbol->st_size, sizeof(code));
-	if (memcmp(function, detour_opcode, sizeof(detour_opcode)) == 0)
-		return neon_pgpatch_fail(report, "The function %s has been detoured already.", name);
-	if (neon_pgpatch_count_calls(image->text_lo, image->text_hi, at, 0, 0) == 0)
-		return neon_pgpatch_fail(report, "No call of the function %s was found in the server's code.", name);
+	if (!check_detour(image, name, function, &size, report))
+		return false;
+	encode_jump(code, replacement);
+	if (!neon_pgpatch_write(function, code, sizeof(code), PROT_READ | PROT_EXEC, report))
+		return false;
+	report->detours++;
+	return true;
+}
 
-	memcpy(code, detour_opcode, sizeof(detour_opcode));
-	memcpy(code + sizeof(detour_opcode), &replacement, sizeof(replacement));
+/*
+ * Length of one instruction that can be executed at another address; 0 when unknown.  Only what compilers put into
+ * prologues: nothing relative to the instruction pointer, no control flow.
+ */
+static size_t
+movable_instruction(const uint8_t *p, size_t len)
+{
+	static const uint8_t endbr64[4] = {0xf3, 0x0f, 0x1e, 0xfa};
+	size_t		n = 0;
+	uint8_t		opcode,
+				modrm;
+
+	if (len >= 4 && memcmp(p, endbr64, 4) == 0)
+		return 4;
+	if (n < len && (p[n] & 0xf0) == 0x40)	/* REX */
+		n++;
+	if (n >= len)
+		return 0;
+	opcode = p[n++];
+	if (opcode >= 0x50 && opcode <= 0x57)	/* push register */
+		return n;
+	if (n >= len)
+		return 0;
+	modrm = p[n++];
+	if (opcode == 0x83 && modrm == 0xec)	/* sub imm8, rsp */
+		return n + 1;
+	if (opcode == 0x81 && modrm == 0xec)	/* sub imm32, rsp */
+		return n + 4;
+	if (opcode != 0x89 && opcode != 0x8b && opcode != 0x31 && opcode != 0x33 && opcode != 0x85 && opcode != 0x8d)
+		return 0;
+	switch (modrm >> 6)
+	{
+		case 3:					/* register to register */
+			return opcode == 0x8d ? 0 : n;
+		case 0:					/* [rip+disp32] and [disp32] are not movable by copying */
+			if ((modrm & 7) == 5)
+				return 0;
+			if ((modrm & 7) == 4)
+				return n < len && (p[n] & 7) != 5 ? n + 1 : 0;
+			return n;
+		case 1:
+			return n + ((modrm & 7) == 4 ? 2 : 1);
+		default:
+			return n + ((modrm & 7) == 4 ? 5 : 4);
+	}
+}
+
+size_t
+neon_pgpatch_movable_prologue(const uint8_t *code, size_t len, size_t need)
+{
+	size_t		done = 0;
+
+	while (done < need)
+	{
+		size_t		n = done < len ? movable_instruction(code + done, len - done) : 0;
+
+		if (n == 0 || done + n > len)
+			return 0;
+		done += n;
+	}
+	return done;
+}
+
+bool
+neon_pgpatch_wrap(const neon_pgpatch_image *image, const char *name, void *function, void *replacement,
+				  void **original, neon_pgpatch_report *report)
+{
+	uint8_t		code[NEON_PGPATCH_DETOUR_BYTES];
+	size_t		size,
+				moved,
+				page = (size_t) sysconf(_SC_PAGESIZE);
+	uint8_t    *copy;
+
+	if (!check_detour(image, name, function, &size, report))
+		return false;
+	moved = neon_pgpatch_movable_prologue(function, size, sizeof(code));
+	if (moved == 0)
+		return neon_pgpatch_fail(report, "The function %s does not begin with instructions that can be moved.", name);
+
+	copy = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (copy == MAP_FAILED)
+		return neon_pgpatch_fail(report, "No memory for the entry of %s: %s.", name, strerror(errno));
+	memcpy(copy, function, moved);
+	encode_jump(copy + moved, (const uint8_t *) function + moved);
+	if (mprotect(copy, page, PROT_READ | PROT_EXEC) < 0)
+		return neon_pgpatch_fail(report, "Memory for the entry of %s cannot be protected: %s.", name, strerror(errno));
+
+	encode_jump(code, replacement);
+	*original = copy;			/* before the first call can come */
 	if (!neon_pgpatch_write(function, code, sizeof(code), PROT_READ | PROT_EXEC, report))
 		return false;
 	report->detours++;

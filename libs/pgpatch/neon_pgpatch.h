@@ -75,6 +75,17 @@ extern bool neon_pgpatch_write(void *dst, const void *src, size_t len, int final
 extern bool neon_pgpatch_detour(const neon_pgpatch_image *image, const char *name, void *function, void *replacement,
 								neon_pgpatch_report *report);
 
+/*
+ * As a detour, but the old code stays callable: *original gets a function that runs the instructions which the jump
+ * overwrote and then the rest.  Refused unless those instructions are of the few kinds that may be moved (a usual function
+ * prologue: push, register moves, stack adjustment).
+ */
+extern bool neon_pgpatch_wrap(const neon_pgpatch_image *image, const char *name, void *function, void *replacement,
+							  void **original, neon_pgpatch_report *report);
+
+/* Bytes of whole, movable instructions at `code` that cover at least `need`; 0 when one is not known to be movable. */
+extern size_t neon_pgpatch_movable_prologue(const uint8_t *code, size_t len, size_t need);
+
 /* Replaces an import (PLT GOT slot) of the image; *old gets what it was. */
 extern bool neon_pgpatch_import(const neon_pgpatch_image *image, const char *symbol, void *replacement, void **old,
 								neon_pgpatch_report *report);

@@ -110,6 +110,21 @@ test_detour_refuses(void **state)
 	assert_false(neon_pgpatch_locate((void *) 8, &image, &report));
 }
 
+static void
+test_movable_prologue(void **state)
+{
+	/* push rbp; mov rsp,rbp; push r15; push r14; push r13; mov ecx,r13d; push r12; push rbx */
+	static const uint8_t usual[] = {0x55, 0x48, 0x89, 0xe5, 0x41, 0x57, 0x41, 0x56, 0x41, 0x55, 0x41, 0x89, 0xcd,
+	0x41, 0x54, 0x53};
+	static const uint8_t rip_relative[] = {0x55, 0x48, 0x8b, 0x05, 1, 2, 3, 4, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55};
+	static const uint8_t jump[] = {0x55, 0x55, 0xe9, 0, 0, 0, 0, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55};
+
+	assert_int_equal(neon_pgpatch_movable_prologue(usual, sizeof(usual), 14), 15);
+	assert_int_equal(neon_pgpatch_movable_prologue(usual, 13, 14), 0);
+	assert_int_equal(neon_pgpatch_movable_prologue(rip_relative, sizeof(rip_relative), 14), 0);
+	assert_int_equal(neon_pgpatch_movable_prologue(jump, sizeof(jump), 14), 0);
+}
+
 int
 main(void)
 {
@@ -119,6 +134,7 @@ main(void)
 		cmocka_unit_test(test_write_and_protect),
 		cmocka_unit_test(test_first_failure_is_kept),
 		cmocka_unit_test(test_detour_refuses),
+		cmocka_unit_test(test_movable_prologue),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
