@@ -1,0 +1,175 @@
+# NeonCluster.pm - a whole cluster for a TAP test, made by bin/neon_local below a temporary directory.
+#
+# Kills only processes it started, by pid.  A test that dies leaves no server behind: DESTROY removes everything.
+#
+# SPDX-License-Identifier: Apache-2.0
+package NeonCluster;
+use strict;
+use warnings;
+use Cwd qw(abs_path);
+use File::Basename qw(dirname);
+use File::Temp qw(tempdir);
+use Fcntl qw(:flock);
+use IO::Socket::INET;
+use IPC::Run qw(run timeout);
+use Time::HiRes qw(sleep time);
+use Test::More;
+
+my $TOP = abs_path(dirname(__FILE__) . '/../..');
+our $NEON_LOCAL = "$TOP/bin/neon_local";
+
+# 100 free ports in a row; the lock file keeps two tests from taking the same ones.
+sub free_ports
+{
+	for my $base (map { 21000 + 100 * $_ } 0 .. 90)
+	{
+		open my $lock, '>>', "/tmp/neon_test_ports_$base" or next;
+		next unless flock($lock, LOCK_EX | LOCK_NB);
+		my $busy = grep { my $s = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $base + $_, Listen => 1, ReuseAddr => 1); !$s } 0, 1, 11, 12, 13, 40, 41, 42, 43;
+		next if $busy;
+		return ($base, $lock);
+	}
+	die "no free ports";
+}
+
+sub new
+{
+	my ($class, %opt) = @_;
+	my $self = bless {}, $class;
+	($self->{port}, $self->{lock}) = free_ports();
+	$self->{tmp} = tempdir('neonXXXXXX', DIR => '/tmp', CLEANUP => 0);
+	chmod 0755, $self->{tmp};
+	if ($> == 0)
+	{
+		my $uid = getpwnam('postgres');
+		chown $uid, -1, $self->{tmp};
+	}
+	$self->{dir} = "$self->{tmp}/c";
+	$self->{owner} = $$;
+	$self->local('init', '-D', $self->{dir}, '--base-port', $self->{port}, @{ $opt{init} || [] });
+	$self->conf($_, $opt{conf}{$_}) for keys %{ $opt{conf} || {} };
+	return $self;
+}
+
+# Output of neon_local; dies when it fails.
+sub local
+{
+	my ($self, @args) = @_;
+	my ($out, $err) = ('', '');
+	run [ $NEON_LOCAL, @args ], '<', '/dev/null', '>', \$out, '2>', \$err, timeout(300)
+	  or die "neon_local @args: $err$out" . $self->tail_logs;
+	chomp $out;
+	return $out;
+}
+
+sub start { my ($self, @n) = @_; $self->local('start', '-D', $self->{dir}, @n); }
+sub stop { my ($self, @n) = @_; $self->local('stop', '-D', $self->{dir}, @n); }
+
+# Lines for a node's postgresql.conf (before its start).
+sub conf
+{
+	my ($self, $node, $lines) = @_;
+	open my $f, '>>', "$self->{dir}/$node/postgresql.conf" or die "$node: $!";
+	print $f "$lines\n";
+	close $f;
+}
+
+sub status
+{
+	my ($self) = @_;
+	my %s;
+	for (split /\n/, $self->local('status', '-D', $self->{dir}))
+	{
+		my ($name, $role, $pid, $port, $state, $dir) = split / /;
+		$s{$name} = { role => $role, pid => $pid, port => $port, state => $state, dir => $dir };
+	}
+	return \%s;
+}
+
+sub uri { my ($self, $ep) = @_; return $self->{uri}{$ep} //= $self->local('uri', '-D', $self->{dir}, '--endpoint', $ep); }
+
+sub node_uri { my ($self, $node) = @_; return $self->{nuri}{$node} //= $self->local('uri', '-D', $self->{dir}, '--node', $node); }
+
+# (exit code, stdout, stderr) of psql on a URI.
+sub psql_uri
+{
+	my ($self, $uri, $sql, %opt) = @_;
+	my ($out, $err) = ('', '');
+	my $h = IPC::Run::start([ 'psql', '-X', '-q', '-A', '-t', '-v', 'ON_ERROR_STOP=1', $uri ], '<', \$sql, '>', \$out, '2>', \$err,
+		timeout($opt{timeout} || 300));
+	my $ok = eval { $h->finish; 1 };
+	$h->kill_kill unless $ok;
+	chomp $out;
+	return ($ok ? $h->result(0) : 99, $out, $err);
+}
+
+# stdout; dies on an error
+sub sql
+{
+	my ($self, $ep, $sql, %opt) = @_;
+	my ($rc, $out, $err) = $self->psql_uri($self->uri($ep), $sql, %opt);
+	die "psql on $ep: $err" . $self->tail_logs if $rc != 0;
+	return $out;
+}
+
+sub node_sql
+{
+	my ($self, $node, $sql) = @_;
+	my ($rc, $out, $err) = $self->psql_uri($self->node_uri($node), $sql);
+	die "psql on $node: $err" . $self->tail_logs if $rc != 0;
+	return $out;
+}
+
+sub poll
+{
+	my ($self, $what, $limit, $code) = @_;
+	my $end = time + $limit;
+	while (time < $end)
+	{
+		my $r = eval { $code->() };
+		return $r if $r;
+		sleep 0.1;
+	}
+	diag("timed out waiting until $what" . $self->tail_logs);
+	return 0;
+}
+
+sub pid { my ($self, $name) = @_; return $self->status->{$name}{pid}; }
+
+# kill -9 of a server: postmaster and all its processes at once.
+sub kill9
+{
+	my ($self, $name) = @_;
+	my $st = $self->status->{$name} or die "no $name";
+	return 0 if $st->{pid} eq '-';
+	kill 'STOP', $st->{pid};
+	my @kids = split /\s+/, `ps -o pid= --ppid $st->{pid}`;
+	kill 'KILL', $st->{pid}, grep { /^\d+$/ } @kids;
+	my $end = time + 30;
+	while (time < $end && grep { kill 0, $_ } $st->{pid}, grep { /^\d+$/ } @kids) { sleep 0.02; }
+	return 1;
+}
+
+sub tail_logs
+{
+	my ($self) = @_;
+	my $out = "\n";
+	for my $f (glob("$self->{dir}/logs/*.log $self->{dir}/computes/*/compute.log"))
+	{
+		my $t = `tail -n 25 $f 2>/dev/null`;
+		$out .= "==== $f\n$t";
+	}
+	return $out;
+}
+
+sub destroy
+{
+	my ($self) = @_;
+	return if $self->{gone}++;
+	system("$NEON_LOCAL destroy -D $self->{dir} >/dev/null 2>&1") if -e "$self->{dir}/neon_local.conf";
+	system('rm', '-rf', $self->{tmp}) unless $ENV{NEON_KEEP};
+}
+
+sub DESTROY { my ($self) = @_; local ($?, $@); $self->destroy if $self->{owner} == $$; }
+
+1;
