@@ -171,6 +171,7 @@ typedef struct neon_layer_iter
 	const neon_layer_reader *reader;
 	uint32_t	error_block;	/* where an error was found; NEON_LAYER_NO_BLOCK when not in a block */
 	/* private */
+	neon_layer_status failed;
 	uint32_t	next_block;		/* the one to load when the present one is used up */
 	uint8_t    *stored;			/* as read */
 	size_t		stored_cap;
