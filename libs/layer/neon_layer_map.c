@@ -1,7 +1,7 @@
 /*
  * neon_layer_map.c - the layer map: an array ordered by lsn_hi descending, searched from the newest on.
  *
- * A search walks down from the newest layer, passing those that begin above `at`.  It needs the newest delta and the newest
+ * A search walks down from the newest layer, passing those that begin above the LSN wanted.  It needs the newest delta and the newest
  * image that hold the key, and can stop as soon as what follows is older than what it has: with disjoint deltas that is a
  * few layers, whatever their number, except for layers between that do not hold the key.
  *
@@ -77,7 +77,7 @@ neon_layer_map_add(neon_layer_map *m, const neon_layer_desc *d)
 {
 	uint32_t	at = m->count;
 
-	if (d->lsn_lo > d->lsn_hi || neon_key_compare(&d->key_first, &d->key_last) > 0 ||
+	if (d->lsn_lo == NEON_LSN_INVALID || d->lsn_lo > d->lsn_hi || neon_key_compare(&d->key_first, &d->key_last) > 0 ||
 		(d->kind == NEON_LAYER_IMAGE && d->lsn_lo != d->lsn_hi))
 		return NEON_LAYER_MAP_BAD;
 	for (uint32_t i = 0; i < m->count; i++)
@@ -86,7 +86,7 @@ neon_layer_map_add(neon_layer_map *m, const neon_layer_desc *d)
 
 		if (other->id == d->id)
 			return NEON_LAYER_MAP_DUPLICATE;
-		if (other->kind == NEON_LAYER_DELTA && d->kind == NEON_LAYER_DELTA && overlap(other, d))
+		if (other->kind == d->kind && overlap(other, d))
 			return NEON_LAYER_MAP_OVERLAP;
 		if (at == m->count && before(d, other))
 			at = i;
@@ -128,46 +128,69 @@ holds_key(const neon_layer_desc *d, const neon_key *key)
 	return neon_key_compare(key, &d->key_first) >= 0 && neon_key_compare(key, &d->key_last) <= 0;
 }
 
-bool
-neon_layer_map_step(const neon_layer_map *m, const neon_key *key, neon_lsn at, neon_lsn floor,
-					neon_layer_step *step)
+void
+neon_layer_search_begin(neon_layer_search *s, const neon_layer_map *m, const neon_key *key,
+						neon_lsn lsn, neon_lsn floor)
 {
-	const neon_layer_desc *delta = NULL,
-			   *image = NULL;
-	neon_lsn	stop = floor;	/* layers that end below are of no interest */
+	s->map = m;
+	s->key = *key;
+	s->at = lsn;
+	s->image_at = lsn;
+	s->floor = floor > NEON_LSN_INVALID ? floor : NEON_LSN_INVALID + 1;
+}
 
-	for (uint32_t i = 0; i < m->count && (delta == NULL || image == NULL); i++)
+/* The newest delta and the newest image that can be the next step. */
+static void
+find_newest(const neon_layer_search *s, const neon_layer_desc **delta, const neon_layer_desc **image)
+{
+	neon_lsn	stop = s->floor;	/* layers that end below are of no interest */
+
+	*delta = *image = NULL;
+	for (uint32_t i = 0; i < s->map->count && (*delta == NULL || *image == NULL); i++)
 	{
-		const neon_layer_desc *d = &m->layers[i];
+		const neon_layer_desc *d = &s->map->layers[i];
+		bool		is_image = d->kind == NEON_LAYER_IMAGE;
+		const neon_layer_desc **found = is_image ? image : delta;
 
 		if (d->lsn_hi < stop)
 			break;
-		if (d->lsn_lo > at || !holds_key(d, key))
+		if (*found != NULL || d->lsn_lo > (is_image ? s->image_at : s->at) || !holds_key(d, &s->key))
 			continue;
-		if (d->kind == NEON_LAYER_IMAGE && image == NULL)
-			image = d;
-		else if (d->kind == NEON_LAYER_DELTA && delta == NULL)
-			delta = d;
-		else
-			continue;
+		*found = d;
 		if (d->lsn_lo > stop)
 			stop = d->lsn_lo;
 	}
+}
 
-	/* an image is the newest step when the delta, as far as it is wanted, does not reach beyond it */
-	if (image != NULL && (delta == NULL || (delta->lsn_hi < at ? delta->lsn_hi : at) <= image->lsn_hi))
+bool
+neon_layer_search_next(neon_layer_search *s, neon_layer_step *step)
+{
+	const neon_layer_desc *delta,
+			   *image;
+
+	find_newest(s, &delta, &image);
+	if (delta != NULL)
+	{
+		step->lsn_to = delta->lsn_hi < s->at ? delta->lsn_hi : s->at;
+		step->lsn_from = delta->lsn_lo > s->floor ? delta->lsn_lo : s->floor;
+	}
+
+	/* an image comes first when the delta, as far as it is wanted, does not reach beyond it */
+	if (image != NULL && (delta == NULL || step->lsn_to <= image->lsn_hi))
 	{
 		step->layer = image;
 		step->lsn_from = step->lsn_to = image->lsn_hi;
+		/* going on means that the image layer does not hold the key: a delta may have a version at this very LSN */
+		s->image_at = image->lsn_hi - 1;
+		s->at = s->at < image->lsn_hi ? s->at : image->lsn_hi;
 		return true;
 	}
 	if (delta == NULL)
 		return false;
 	step->layer = delta;
-	step->lsn_to = delta->lsn_hi < at ? delta->lsn_hi : at;
-	step->lsn_from = delta->lsn_lo > floor ? delta->lsn_lo : floor;
 	if (image != NULL && image->lsn_hi >= step->lsn_from)
 		step->lsn_from = image->lsn_hi + 1;
+	s->at = step->lsn_from - 1;
 	return true;
 }
 

@@ -1,21 +1,24 @@
 /*
  * neon_layer_map.h - which layer files to look at for a key and an LSN, and in which order.
  *
- * An array of descriptors ordered by lsn_hi descending.  Invariant, kept by neon_layer_map_add: two delta layers never
+ * An array of descriptors ordered by lsn_hi descending.  Invariant, kept by neon_layer_map_add: two layers of one kind never
  * overlap in both key range and LSN range.  So for one key the deltas form a sequence in LSN, and image layers lie between
- * (or inside) them: an image at X makes everything older than X unnecessary for the keys it holds.
+ * (or inside) them: an image at X makes everything at or below X unnecessary for the keys it holds.  An image layer need not
+ * hold every key of its range: the search simply goes on below it.
  *
- * A search is a sequence of steps, newest first.  Each step names one layer and the inclusive range of LSNs to take from it:
+ * A search is a sequence of steps, newest first.  Each names one layer and the inclusive range of LSNs to take from it:
  *
- *		neon_lsn	at = lsn;
- *		neon_layer_step s;
+ *		neon_layer_search search;
+ *		neon_layer_step step;
  *
- *		while (at >= floor && neon_layer_map_step(map, &key, at, floor, &s))
+ *		neon_layer_search_begin(&search, map, &key, lsn, floor);
+ *		while (neon_layer_search_next(&search, &step))
  *		{
- *			take versions of key in s.layer with s.lsn_from <= version lsn <= s.lsn_to, newest first;
+ *			take versions of key in step.layer with step.lsn_from <= version lsn <= step.lsn_to, newest first;
  *			if one has WILL_INIT: done;
- *			at = s.lsn_from - 1;
  *		}
+ *
+ * Going on after a WILL_INIT (all versions are wanted) can bring a version that an image layer held once more from a delta.
  *
  * No I/O, no locks: the owner serialises changes against searches.
  *
@@ -35,7 +38,7 @@ typedef struct neon_layer_desc
 	neon_key	key_first,
 				key_last;		/* inclusive */
 	neon_lsn	lsn_lo,
-				lsn_hi;			/* inclusive; equal for an image */
+				lsn_hi;			/* inclusive, not 0; equal for an image */
 	uint64_t	file_bytes;
 } neon_layer_desc;
 
@@ -59,9 +62,9 @@ typedef enum neon_layer_map_status
 {
 	NEON_LAYER_MAP_OK = 0,
 	NEON_LAYER_MAP_NO_SPACE,
-	NEON_LAYER_MAP_OVERLAP,		/* of two deltas in both key and LSN range: remove the old ones first */
+	NEON_LAYER_MAP_OVERLAP,		/* of two deltas, or two images, in both key and LSN range: remove the old first */
 	NEON_LAYER_MAP_DUPLICATE,	/* id is there already */
-	NEON_LAYER_MAP_BAD			/* ranges the wrong way round, image with two LSNs */
+	NEON_LAYER_MAP_BAD			/* ranges the wrong way round, LSN 0, image with two LSNs */
 } neon_layer_map_status;
 
 extern void neon_layer_map_init(neon_layer_map *m, neon_layer_realloc realloc_fn, void *realloc_arg);
@@ -72,9 +75,21 @@ extern neon_layer_map_status neon_layer_map_add(neon_layer_map *m, const neon_la
 extern bool neon_layer_map_remove(neon_layer_map *m, uint64_t id, neon_layer_desc *removed);
 extern neon_layer_desc *neon_layer_map_find(neon_layer_map *m, uint64_t id);
 
-/* The next step at or below `at` and at or above `floor` (0: no bound); false when no layer has anything there. */
-extern bool neon_layer_map_step(const neon_layer_map *m, const neon_key *key, neon_lsn at, neon_lsn floor,
-								neon_layer_step *step);
+typedef struct neon_layer_search
+{
+	/* private */
+	const neon_layer_map *map;
+	neon_key	key;
+	neon_lsn	at;				/* deltas are wanted at or below this */
+	neon_lsn	image_at;		/* images at or below this */
+	neon_lsn	floor;
+} neon_layer_search;
+
+/* For versions of key with floor <= lsn' <= lsn; floor 0: no bound.  The map must not change until the search is over. */
+extern void neon_layer_search_begin(neon_layer_search *s, const neon_layer_map *m, const neon_key *key,
+									neon_lsn lsn, neon_lsn floor);
+/* The next step; false when no layer has anything more. */
+extern bool neon_layer_search_next(neon_layer_search *s, neon_layer_step *step);
 
 /* How many delta layers of level 0 there are: when to compact. */
 extern uint32_t neon_layer_map_level0(const neon_layer_map *m);
