@@ -36,6 +36,11 @@
 #define PS_MAX_FLUSH_WORKERS	8
 #define PS_NO_LAYER				(-1)
 
+/* ---- SQLSTATEs of the project's class ---- */
+#define PS_ERR_WAIT_LSN			MAKE_SQLSTATE('N', 'E', '0', '0', '1')	/* WAL did not arrive in time */
+#define PS_ERR_LSN_TOO_OLD		MAKE_SQLSTATE('N', 'E', '0', '0', '2')	/* below the timeline's start or the GC cutoff */
+#define PS_ERR_TIMELINE_GONE	MAKE_SQLSTATE('N', 'E', '0', '0', '3')	/* dropped while in use */
+
 /* ---- settings (ps_main.c) ---- */
 extern int	ps_max_timelines;
 extern int	ps_open_layer_memory_mb;
@@ -89,6 +94,7 @@ struct PsTimeline
 typedef struct PsMemLayer
 {
 	int			next_free;
+	uint64		serial;			/* never the same for two layers */
 	XLogRecPtr	start_lsn;		/* exclusive */
 	XLogRecPtr	end_lsn;		/* inclusive; InvalidXLogRecPtr while open */
 	XLogRecPtr	end_prev_lsn;	/* start of the record that ends at end_lsn */
@@ -111,10 +117,12 @@ typedef struct PsShared
 
 	slock_t		pool_mutex;
 	uint32		nsegments;
-	uint32		nfree_segments;
+	uint32		nused_segments;
+	uint32		ntouched_segments;	/* those above have never been used, and cost no memory yet */
 	uint32		free_segment;	/* head of the free list, as segment number + 1 */
 	int			nlayers;
 	int			free_layer;		/* head of the free list */
+	uint64		layer_serial;
 
 	Latch	   *ingest_latch[PS_MAX_INGEST_WORKERS];
 	Latch	   *flush_latch[PS_MAX_FLUSH_WORKERS];
@@ -141,9 +149,48 @@ extern void ps_register_ingest_latch(int worker, Latch *latch); /* NULL unregist
 extern void ps_wake_ingest(void);
 extern void ps_wake_flush(void);
 
-/* ---- catalog (ps_catalog.c): each opens a transaction of its own unless one is open ---- */
+/* Slots: reserved before the row is written, active when it is committed, dropped after it is gone, released by the flush worker. */
+extern PsTimeline *ps_slot_reserve(void);
+extern void ps_slot_activate(PsTimeline *tl);
+extern void ps_slot_drop(PsTimeline *tl);
+extern void ps_slot_release(PsTimeline *tl);
+
+/* ---- catalog (ps_catalog.c) ---- */
 extern bool ps_catalog_load(void);	/* false when the extension does not exist (yet) */
 extern List *ps_timeline_safekeepers(PsTimeline *tl);	/* connection strings, in CurrentMemoryContext */
+
+/*
+ * Reading the catalog from any session: starts a transaction unless one is open, connects SPI, becomes the bootstrap superuser
+ * and takes the newest snapshot whatever the isolation level.  An ERROR in between is undone by the transaction's abort.
+ */
+typedef struct PsCatalogScope
+{
+	bool		own_transaction;
+	Oid			user;
+	int			security_context;
+	MemoryContext caller;
+} PsCatalogScope;
+
+extern void ps_catalog_begin(PsCatalogScope *scope);
+extern void ps_catalog_end(PsCatalogScope *scope);
+
+/* A row of neon_pageserver.layer. */
+typedef struct PsLayerRow
+{
+	uint64		id;				/* given by the catalog when inserted */
+	char		file[MAXPGPATH];	/* name in the timeline's directory */
+	int			kind;			/* neon_layer_kind */
+	int			level;
+	neon_key	key_first;
+	neon_key	key_last;
+	XLogRecPtr	lsn_lo;
+	XLogRecPtr	lsn_hi;
+	uint64		file_bytes;
+} PsLayerRow;
+
+extern List *ps_catalog_layers(PsTimeline *tl); /* PsLayerRow *, in CurrentMemoryContext */
+/* SPI is connected; inserts and sets row->id. */
+extern void ps_catalog_insert_layer(const char *tenant, const char *timeline, PsLayerRow *row);
 
 /* ---- provided by ingest (ps_ingest*.c, ps_bootstrap.c) ---- */
 typedef struct PsBootstrap
@@ -164,10 +211,13 @@ extern XLogRecPtr ps_normalize_lsn(PsTimeline *tl, XLogRecPtr lsn) __attribute__
 /* ---- provided by redo (ps_redo*.c) ---- */
 extern void ps_redo_init(void) __attribute__((weak));
 
-/* ---- memory layers (ps_open_layer.c) ---- */
+/* ---- memory layers (ps_open_layer.c, ps_pool.c) ---- */
 extern Size ps_pool_shmem_bytes(void);
 extern void ps_pool_init(void); /* at shared memory creation */
-extern bool ps_pool_short(void);	/* open layers must be frozen before they are full */
+extern bool ps_pool_short(void);	/* large open layers are to be frozen although they are not full */
+extern bool ps_pool_scarce(void);	/* writers have to wait */
+extern uint32 ps_segment_take(void);	/* segment number; waits (bounded) for one */
+extern int	ps_layer_take(void);	/* descriptor, zeroed; PS_NO_LAYER when there is none */
 extern int	ps_freeze(PsTimeline *tl);	/* 1: froze something, 0: nothing to freeze, -1: the frozen list is full */
 extern void ps_mem_layer_free(int layer);	/* no longer reachable by readers */
 extern uint64 ps_mem_layer_bytes(const PsMemLayer *layer);
@@ -177,17 +227,38 @@ typedef struct PsMemVersion
 	XLogRecPtr	lsn;
 	uint32		flags;
 	uint32		len;
-	uint32		data;			/* pool offset */
-	uint32		self;			/* pool offset of the version */
+	uint32		data;			/* pool offset of the first byte */
+	uint32		prev;			/* pool offset of the next older version, 0 if none */
 } PsMemVersion;
 
-/* Newest version of the key at or below lsn in this layer; false if none.  The next older one: ps_mem_older. */
-extern bool ps_mem_find(const PsMemLayer *layer, const neon_key *key, XLogRecPtr lsn, PsMemVersion *v);
-extern bool ps_mem_older(PsMemVersion *v);
+typedef struct PsMemKey
+{
+	uint32		child[4];		/* pool offsets; see ps_open_layer.c */
+	uint32		head;			/* newest version */
+	uint32		kind_next;		/* the key put before this one, of the same kind */
+	neon_key	key;
+} PsMemKey;
+
+/* Pool offsets count units of 8 bytes; 0 is nothing (it would be a segment's header). */
+#define PS_POOL_PTR(off)	((void *) (ps_pool + ((Size) (off) << 3)))
+
+/* Newest version at or below lsn; NULL if none.  Then `prev` leads to older ones: ps_mem_older. */
+extern const PsMemVersion *ps_mem_find(const PsMemLayer *layer, const neon_key *key, XLogRecPtr lsn);
+extern const PsMemVersion *ps_mem_newest(const PsMemKey *key, XLogRecPtr lsn);
+extern const PsMemVersion *ps_mem_older(const PsMemVersion *v);
 extern void ps_mem_copy(const PsMemVersion *v, uint8 *to);
-/* Calls back for each key of a kind, in no order; false stops. */
-typedef bool (*PsMemKeyFn) (const neon_key *key, void *arg);
-extern void ps_mem_each_key(const PsMemLayer *layer, neon_key_kind kind, PsMemKeyFn fn, void *arg);
+/* The bytes in place, or NULL when they cross a segment's end and have to be copied. */
+extern const uint8 *ps_mem_bytes(const PsMemVersion *v);
+/* Keys of a kind, in no order: start with layer->kind_heads[kind]. */
+extern const PsMemKey *ps_mem_first_key(const PsMemLayer *layer, neon_key_kind kind);
+extern const PsMemKey *ps_mem_next_key(const PsMemKey *key);
+
+/* ---- reading (ps_read.c), beyond ps.h ---- */
+/* The newest image of a key above the floor; NULL if none.  version_lsn may be NULL. */
+extern uint8 *ps_get_image(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn, XLogRecPtr floor,
+						   uint32 *len, XLogRecPtr *version_lsn);
+/* LSN of the last truncation, drop or creation at or below lsn that took the block away; 0 if none. */
+extern XLogRecPtr ps_last_cut(PsTimeline *tl, const neon_key *block, XLogRecPtr lsn);
 
 /* ---- flush (ps_flush.c) ---- */
 extern void ps_flush_register(void);

@@ -1,0 +1,429 @@
+/*
+ * ps_read.c - finding versions: open layer, frozen layers, layer files, then the ancestor up to the branch point.
+ *
+ * Invariant: memory layers hold everything above the oldest one's start_lsn, layer files everything at or below
+ * disk_consistent_lsn.  A flush inserts the file's row before it takes the memory layer off the list, so a reader
+ * that bounds the files by the oldest memory layer it saw, and uses a layer map no older than the generation it saw under the
+ * same lock, meets every version exactly once.
+ *
+ * Locks: layers_lock shared while memory layers are looked at.  Bytes are copied out before it is released.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "ps_layer_file.h"
+
+#include "miscadmin.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+
+#define PS_FIRST_VERSIONS	16
+
+/* What is looked for, and what to do with each version, newest first.  false stops the walk. */
+typedef struct PsWalk PsWalk;
+typedef bool (*PsVisit) (PsWalk *walk, const PsVersion *v);
+
+struct PsWalk
+{
+	const neon_key *key;
+	XLogRecPtr	lo;				/* exclusive */
+	PsVisit		visit;
+	PsChain    *chain;
+	bool		stop_at_init;
+	uint32		cut_block;		/* for the look-up of cuts */
+	XLogRecPtr	found_lsn;
+};
+
+/* ---- one timeline's memory layers ---- */
+
+/* Memory layers newest first; the caller holds layers_lock.  Returns their number. */
+static int
+memory_layers(PsTimeline *tl, const PsMemLayer *layers[PS_MAX_FROZEN + 1])
+{
+	int			n = 0;
+
+	if (tl->open_layer != PS_NO_LAYER)
+		layers[n++] = &ps_mem_layers[tl->open_layer];
+	for (int i = tl->nfrozen - 1; i >= 0; i--)
+		layers[n++] = &ps_mem_layers[tl->frozen[i]];
+	return n;
+}
+
+static inline XLogRecPtr
+bound_in_layer(const PsMemLayer *layer, XLogRecPtr hi)
+{
+	return layer->end_lsn != InvalidXLogRecPtr && layer->end_lsn < hi ? layer->end_lsn : hi;
+}
+
+/* Readers see nothing above last_record_lsn; the writer sees what it has put. */
+static XLogRecPtr
+visible_bound(PsTimeline *tl, XLogRecPtr hi)
+{
+	if (LWLockHeldByMe(&tl->write_lock))
+		return hi;
+	return Min(hi, ps_timeline_last_record_lsn(tl));
+}
+
+static bool
+visit_memory_version(PsWalk *walk, const PsMemVersion *mv)
+{
+	PsVersion	v = {.lsn = mv->lsn,.flags = mv->flags,.len = mv->len,.bytes = ps_mem_bytes(mv)};
+	uint8	   *copy = NULL;
+	bool		go_on;
+
+	if (v.bytes == NULL)
+	{
+		copy = MemoryContextAllocHuge(CurrentMemoryContext, mv->len);
+		ps_mem_copy(mv, copy);
+		v.bytes = copy;
+	}
+	go_on = walk->visit(walk, &v);
+	if (copy)
+		pfree(copy);
+	return go_on;
+}
+
+/* *hi becomes the bound for layer files.  false: the visitor has what it wants. */
+static bool
+walk_memory(PsTimeline *tl, PsWalk *walk, XLogRecPtr *hi, uint64 *generation)
+{
+	const PsMemLayer *layers[PS_MAX_FROZEN + 1];
+	XLogRecPtr	bound = visible_bound(tl, *hi);
+	bool		go_on = true;
+	int			n;
+
+	LWLockAcquire(&tl->layers_lock, LW_SHARED);
+	n = memory_layers(tl, layers);
+	*generation = pg_atomic_read_u64(&tl->map_generation);
+	*hi = bound;
+	for (int i = 0; i < n && go_on; i++)
+	{
+		const PsMemVersion *v = NULL;
+
+		if (layers[i]->start_lsn < *hi)
+			*hi = layers[i]->start_lsn;
+		if (layers[i]->start_lsn < bound)
+			v = ps_mem_find(layers[i], walk->key, bound_in_layer(layers[i], bound));
+		for (; v != NULL && v->lsn > walk->lo && go_on; v = ps_mem_older(v))
+			go_on = visit_memory_version(walk, v);
+	}
+	LWLockRelease(&tl->layers_lock);
+	return go_on;
+}
+
+/* ---- one timeline's layer files ---- */
+
+static bool
+walk_step(PsWalk *walk, const neon_layer_step *step)
+{
+	PsLayerFile *file = step->layer->opaque;
+	neon_layer_entry e;
+
+	if (!ps_layer_file_may_contain(file, walk->key))
+		return true;
+	ps_layer_file_seek(file, walk->key, step->lsn_to);
+	while (ps_layer_file_next(file, &e) && neon_key_compare(&e.key, walk->key) == 0 && e.lsn >= step->lsn_from)
+	{
+		PsVersion	v = {.lsn = e.lsn,.flags = e.flags,.len = e.len,.bytes = e.bytes};
+
+		if (!walk->visit(walk, &v))
+			return false;
+	}
+	return true;
+}
+
+static bool
+walk_files(PsTimeline *tl, PsWalk *walk, XLogRecPtr hi, uint64 generation)
+{
+	neon_layer_map *map;
+	neon_layer_step step;
+
+	if (hi <= walk->lo)
+		return true;
+	map = ps_layer_map_of(tl, generation);
+	while (hi > walk->lo && neon_layer_map_step(map, walk->key, hi, walk->lo + 1, &step))
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!walk_step(walk, &step))
+			return false;
+		hi = step.lsn_from - 1;
+	}
+	return true;
+}
+
+static void
+walk_versions(PsTimeline *tl, PsWalk *walk, XLogRecPtr hi)
+{
+	while (tl != NULL && hi > walk->lo)
+	{
+		XLogRecPtr	files_hi = hi;
+		uint64		generation;
+
+		if (!walk_memory(tl, walk, &files_hi, &generation) ||
+			!walk_files(tl, walk, files_hi, generation))
+			return;
+		hi = Min(hi, tl->start_lsn);
+		tl = ps_timeline_ancestor(tl);
+	}
+}
+
+/* ---- chains ---- */
+
+static void
+chain_init(PsChain *chain)
+{
+	chain->nversions = 0;
+	chain->capacity = PS_FIRST_VERSIONS;
+	chain->context = CurrentMemoryContext;
+	chain->versions = palloc(sizeof(PsVersion) * chain->capacity);
+	chain->complete = false;
+}
+
+static bool
+visit_append(PsWalk *walk, const PsVersion *v)
+{
+	PsChain    *chain = walk->chain;
+	uint8	   *bytes;
+
+	if (chain->nversions == chain->capacity)
+	{
+		chain->capacity *= 2;
+		chain->versions = repalloc_huge(chain->versions, sizeof(PsVersion) * chain->capacity);
+	}
+	bytes = MemoryContextAllocHuge(chain->context, Max(v->len, 1));
+	memcpy(bytes, v->bytes, v->len);
+	chain->versions[chain->nversions] = *v;
+	chain->versions[chain->nversions].bytes = bytes;
+	chain->nversions++;
+	if (walk->stop_at_init && (v->flags & PS_VALUE_WILL_INIT))
+	{
+		chain->complete = true;
+		return false;
+	}
+	return true;
+}
+
+void
+ps_get_chain(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn, XLogRecPtr floor, PsChain *chain)
+{
+	PsWalk		walk = {.key = key,.lo = floor,.visit = visit_append,.chain = chain,.stop_at_init = true};
+
+	chain_init(chain);
+	walk_versions(tl, &walk, lsn);
+}
+
+void
+ps_get_versions(PsTimeline *tl, const neon_key *key, XLogRecPtr lo, XLogRecPtr hi, PsChain *chain)
+{
+	PsWalk		walk = {.key = key,.lo = lo,.visit = visit_append,.chain = chain,.stop_at_init = false};
+
+	chain_init(chain);
+	walk_versions(tl, &walk, hi);
+}
+
+static bool
+visit_newest_image(PsWalk *walk, const PsVersion *v)
+{
+	if (!(v->flags & PS_VALUE_IMAGE))
+		return true;
+	return visit_append(walk, v) && false;
+}
+
+/* The newest image above the floor; *lsn is set when there is one. */
+uint8 *
+ps_get_image(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn, XLogRecPtr floor, uint32 *len, XLogRecPtr *version_lsn)
+{
+	PsChain		chain;
+	PsWalk		walk = {.key = key,.lo = floor,.visit = visit_newest_image,.chain = &chain};
+	uint8	   *bytes = NULL;
+
+	chain_init(&chain);
+	walk_versions(tl, &walk, lsn);
+	if (chain.nversions > 0)
+	{
+		bytes = (uint8 *) chain.versions[0].bytes;
+		*len = chain.versions[0].len;
+		if (version_lsn)
+			*version_lsn = chain.versions[0].lsn;
+	}
+	pfree(chain.versions);
+	return bytes;
+}
+
+uint8 *
+ps_get_value(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn, uint32 *len, XLogRecPtr *version_lsn)
+{
+	return ps_get_image(tl, key, lsn, InvalidXLogRecPtr, len, version_lsn);
+}
+
+/* ---- cuts ---- */
+
+static bool
+visit_cut(PsWalk *walk, const PsVersion *v)
+{
+	neon_reader r;
+	uint32		left;
+
+	neon_reader_init(&r, v->bytes, v->len);
+	left = neon_get_u32(&r);
+	if (!r.ok || neon_reader_left(&r) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("a cut of relation %u/%u/%u fork %u at %X/%08X has %u bytes instead of 4", walk->key->spc,
+						walk->key->db, walk->key->rel, walk->key->fork, LSN_FORMAT_ARGS(v->lsn), v->len)));
+	if (left > walk->cut_block)
+		return true;
+	walk->found_lsn = v->lsn;
+	return false;
+}
+
+/* LSN of the last truncation, drop or creation at or below lsn that took the block away; 0 if none. */
+XLogRecPtr
+ps_last_cut(PsTimeline *tl, const neon_key *block, XLogRecPtr lsn)
+{
+	neon_key	key = {.spc = block->spc,.db = block->db,.rel = block->rel,.kind = NEON_KEY_REL_CUT,.fork = block->fork};
+	PsWalk		walk = {.key = &key,.visit = visit_cut,.cut_block = block->blk};
+
+	walk_versions(tl, &walk, lsn);
+	return walk.found_lsn;
+}
+
+/* ---- scans ---- */
+
+typedef struct ScanEntry
+{
+	neon_key	key;			/* hash key */
+	PsVersion	v;
+} ScanEntry;
+
+/* The first version of a key that is met at or below the bound need not be the newest: sources overlap. */
+static void
+scan_remember(HTAB *found, MemoryContext context, const neon_key *key, const PsVersion *v)
+{
+	bool		exists;
+	ScanEntry  *entry = hash_search(found, key, HASH_ENTER, &exists);
+	uint8	   *bytes;
+
+	if (exists && entry->v.lsn >= v->lsn)
+		return;
+	if (exists)
+		pfree((void *) entry->v.bytes);
+	entry->v = *v;
+	entry->v.bytes = NULL;
+	bytes = MemoryContextAllocHuge(context, Max(v->len, 1));
+	memcpy(bytes, v->bytes, v->len);
+	entry->v.bytes = bytes;
+}
+
+static void
+scan_memory_layer(const PsMemLayer *layer, const neon_key *from, const neon_key *to, XLogRecPtr bound,
+				  HTAB *found, MemoryContext context)
+{
+	for (int kind = from->kind; kind <= to->kind; kind++)
+	{
+		for (const PsMemKey *k = ps_mem_first_key(layer, kind); k != NULL; k = ps_mem_next_key(k))
+		{
+			const PsMemVersion *mv;
+			PsVersion	v;
+			uint8	   *copy;
+
+			if (neon_key_compare(&k->key, from) < 0 || neon_key_compare(&k->key, to) > 0)
+				continue;
+			mv = ps_mem_newest(k, bound_in_layer(layer, bound));
+			if (mv == NULL)
+				continue;
+			copy = MemoryContextAllocHuge(context, Max(mv->len, 1));
+			ps_mem_copy(mv, copy);
+			v = (PsVersion) {.lsn = mv->lsn,.flags = mv->flags,.len = mv->len,.bytes = copy};
+			scan_remember(found, context, &k->key, &v);
+			pfree(copy);
+		}
+	}
+}
+
+static void
+scan_file(const neon_layer_desc *d, const neon_key *from, const neon_key *to, XLogRecPtr bound,
+		  HTAB *found, MemoryContext context)
+{
+	neon_layer_entry e;
+	neon_key	taken = {.pad = 1}; /* the key whose newest version we have: older ones follow */
+
+	if (d->lsn_lo > bound || neon_key_compare(&d->key_last, from) < 0 || neon_key_compare(&d->key_first, to) > 0)
+		return;
+	(void) ps_layer_file_may_contain(d->opaque, from);	/* opens it */
+	ps_layer_file_seek(d->opaque, from, NEON_LSN_MAX);
+	while (ps_layer_file_next(d->opaque, &e) && neon_key_compare(&e.key, to) <= 0)
+	{
+		PsVersion	v = {.lsn = e.lsn,.flags = e.flags,.len = e.len,.bytes = e.bytes};
+
+		CHECK_FOR_INTERRUPTS();
+		if (e.lsn > bound || memcmp(&e.key, &taken, sizeof(neon_key)) == 0)
+			continue;
+		taken = e.key;
+		scan_remember(found, context, &e.key, &v);
+	}
+}
+
+static void
+scan_timeline(PsTimeline *tl, const neon_key *from, const neon_key *to, XLogRecPtr hi,
+			  HTAB *found, MemoryContext context)
+{
+	const PsMemLayer *layers[PS_MAX_FROZEN + 1];
+	XLogRecPtr	bound = visible_bound(tl, hi);
+	XLogRecPtr	files_hi = bound;
+	neon_layer_map *map;
+	uint64		generation;
+	int			n;
+
+	LWLockAcquire(&tl->layers_lock, LW_SHARED);
+	n = memory_layers(tl, layers);
+	generation = pg_atomic_read_u64(&tl->map_generation);
+	for (int i = 0; i < n; i++)
+	{
+		files_hi = Min(files_hi, layers[i]->start_lsn);
+		if (layers[i]->start_lsn < bound)
+			scan_memory_layer(layers[i], from, to, bound, found, context);
+	}
+	LWLockRelease(&tl->layers_lock);
+
+	map = ps_layer_map_of(tl, generation);
+	for (uint32 i = 0; i < map->count; i++)
+		scan_file(&map->layers[i], from, to, files_hi, found, context);
+}
+
+static int
+compare_entries(const void *a, const void *b)
+{
+	return neon_key_compare(&(*(ScanEntry *const *) a)->key, &(*(ScanEntry *const *) b)->key);
+}
+
+void
+ps_scan(PsTimeline *tl, const neon_key *from, const neon_key *to, XLogRecPtr lsn, ps_scan_fn fn, void *arg)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "scan", ALLOCSET_DEFAULT_SIZES);
+	HASHCTL		ctl = {.keysize = sizeof(neon_key),.entrysize = sizeof(ScanEntry),.hcxt = context};
+	HTAB	   *found = hash_create("scan", 256, &ctl, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	HASH_SEQ_STATUS seq;
+	ScanEntry **entries;
+	ScanEntry  *entry;
+	long		n;
+	long		i = 0;
+
+	for (; tl != NULL; tl = ps_timeline_ancestor(tl))
+	{
+		scan_timeline(tl, from, to, lsn, found, context);
+		lsn = Min(lsn, tl->start_lsn);
+	}
+
+	n = hash_get_num_entries(found);
+	entries = MemoryContextAllocHuge(context, sizeof(ScanEntry *) * (n + 1));
+	hash_seq_init(&seq, found);
+	while ((entry = hash_seq_search(&seq)) != NULL)
+		entries[i++] = entry;
+	qsort(entries, n, sizeof(ScanEntry *), compare_entries);
+	for (i = 0; i < n; i++)
+	{
+		if (!fn(&entries[i]->key, &entries[i]->v, arg))
+			break;
+	}
+	MemoryContextDelete(context);
+}
