@@ -169,7 +169,10 @@ on_vote_request(context *c, const uint8_t *msg, size_t len)
 	if (m.generation != a->conf.generation)
 		return refuse(c, NEON_REFUSE_GENERATION, "vote request for another configuration");
 
-	/* What the vote says is there must stay there. */
+	/*
+	 * First make durable what is written, so that the vote speaks of all WAL an older leader may still be told about.
+	 * (Second defence: append_reply acknowledges nothing once the term has moved.)
+	 */
 #ifndef NEON_BREAK_VOTE_BEFORE_FLUSH
 	if (!c->io->wal_flush(c->arg))
 		return NEON_ACCEPTOR_FAILED;
@@ -184,9 +187,6 @@ on_vote_request(context *c, const uint8_t *msg, size_t len)
 	answer.term = a->term;
 	answer.given = given;
 	answer.flush_lsn = c->io->flush_record_lsn(c->arg);
-#ifdef NEON_BREAK_VOTE_BEFORE_FLUSH
-	answer.flush_lsn = c->io->write_lsn(c->arg);
-#endif
 	answer.last_record_start = c->io->last_record_start(c->arg);
 	answer.truncate_lsn = a->truncate_lsn;
 	answer.commit_lsn = a->commit_lsn;
@@ -322,13 +322,13 @@ advance_commit(context *c, neon_lsn leader_commit, neon_lsn leader_truncate)
 }
 
 static void
-encode_response(context *c, neon_lsn write_lsn, neon_lsn flush_lsn, neon_lsn commit_lsn)
+encode_response(context *c, neon_lsn write_lsn, neon_lsn flush_lsn, neon_lsn commit_lsn, neon_term term)
 {
 	neon_msg_append_response answer;
 
 	memset(&answer, 0, sizeof(answer));
 	answer.generation = c->a->conf.generation;
-	answer.term = c->a->term;
+	answer.term = term;
 	answer.write_lsn = write_lsn;
 	answer.flush_lsn = flush_lsn;
 	answer.commit_lsn = commit_lsn;
@@ -351,7 +351,7 @@ on_append(context *c, const uint8_t *msg, size_t len)
 	if (m.term < a->term)
 	{
 		/* Nothing but the term: it tells the leader that it is none any more. */
-		encode_response(c, 0, 0, 0);
+		encode_response(c, 0, 0, 0, a->term);
 		return NEON_ACCEPTOR_REPLY;
 	}
 	if (m.term > a->term || a->truncation_pending ||
@@ -396,7 +396,11 @@ append_reply(context *c)
 	/* Another leader came while we were flushing: an acknowledgement now would count for the wrong term. */
 	if (a->term != s->append_term)
 	{
-		encode_response(c, 0, 0, 0);
+#ifndef NEON_BREAK_VOTE_BEFORE_FLUSH
+		encode_response(c, 0, 0, 0, a->term);
+#else
+		encode_response(c, c->io->write_lsn(c->arg), c->io->flush_record_lsn(c->arg), 0, s->append_term);
+#endif
 		return NEON_ACCEPTOR_REPLY;
 	}
 	if (!advance_commit(c, s->append_commit_lsn, s->append_truncate_lsn))
@@ -405,7 +409,7 @@ append_reply(context *c)
 #ifdef NEON_BREAK_ACK_MID_RECORD
 	flush = c->io->write_lsn(c->arg);
 #endif
-	encode_response(c, c->io->write_lsn(c->arg), flush, a->commit_lsn);
+	encode_response(c, c->io->write_lsn(c->arg), flush, a->commit_lsn, a->term);
 	return NEON_ACCEPTOR_REPLY;
 }
 
