@@ -1,11 +1,38 @@
-# Makefile - the commands of the project; README explains them.  `make` builds, `make install` installs into the server
-# that pg_config names, `make check` runs every test and ends with 'N passed, N failed'.
+# Makefile - the commands of the project; README explains them.
+#
+#   make deps        install the Debian packages that are missing (as root)
+#   make             build everything            make install     into the server that pg_config names
+#   make demo        from a fresh machine to a running cluster with a branch
+#   make check       every test CI runs; ends with 'N passed, N failed'     (ONLY=text for some of them)
+#   make installcheck  pg_regress over sql/ against the cluster of NEON_DIR (default: the demo's)
+#   make sim SEED=n  one simulated run           make sim-many N=n          make fuzz SECONDS=n
 
 PG_CONFIG ?= pg_config
+SHELL := /bin/bash
 COMPONENTS := $(patsubst %/Makefile,%,$(wildcard neon_smgr/Makefile neon_walproposer/Makefile pageserver_bgworker/Makefile \
 	safekeeper_bgworker/Makefile storage_controller/Makefile compute_tools/Makefile))
+NEON_DIR ?= /var/tmp/neon-demo
+
+DEPS := build-essential clang-14 libclang-rt-14-dev postgresql-15 postgresql-client-15 postgresql-server-dev-15 libpq-dev \
+	libkrb5-dev libssl-dev liblz4-dev libzstd-dev libcmocka-dev libipc-run-perl libdbi-perl libdbd-pg-perl unicode-data \
+	bsdextrautils procps
 
 all: libs $(COMPONENTS)
+
+print-deps:
+	@missing=; for p in $(DEPS); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+	echo $${missing:-none}
+
+# Packages of the server are brought to the same version together.  No cluster is made by the packages' own scripts.
+deps:
+	@if [ "$$($(MAKE) -s print-deps)" != none ] || ! dpkg-query -W -f '$${Version}\n' postgresql-15 postgresql-client-15 postgresql-server-dev-15 libpq-dev \
+			| sort -u | wc -l | grep -qx 1; then \
+		[ "$$(id -u)" = 0 ] || { echo "make deps: run it as root, it installs: $$($(MAKE) -s print-deps)" >&2; exit 1; }; \
+		set -e; apt-get update -qq; \
+		[ -d /etc/postgresql ] || { mkdir -p /etc/postgresql-common/createcluster.d; \
+			echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.d/neon.conf; }; \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEPS) > /tmp/neon_deps.log 2>&1 || { tail -n 30 /tmp/neon_deps.log; exit 1; }; \
+	fi
 
 libs:
 	$(MAKE) -C libs
@@ -19,8 +46,35 @@ install: all
 uninstall:
 	@set -e; for c in $(COMPONENTS); do $(MAKE) -C $$c uninstall PG_CONFIG=$(PG_CONFIG); done
 
+demo:
+	@bin/demo plan
+	@$(MAKE) -s deps
+	@$(MAKE) -s install > /tmp/neon_build.log 2>&1 || { tail -n 40 /tmp/neon_build.log; exit 1; }
+	@bin/demo
+
+demo-clean:
+	bin/neon_local destroy -D $(NEON_DIR)
+
+check: install
+	$(MAKE) -C libs tests
+	@if [ -f test/sim/Makefile ]; then $(MAKE) -C test/sim; fi
+	@test/run_check
+
+installcheck:
+	@bin/neon_local psql -D $(NEON_DIR) -X -q -c 'SELECT 1' > /dev/null
+	@test/installcheck $(NEON_DIR)
+
+sim:
+	@$(MAKE) -s -C test/sim && test/sim/build/sim $(SEED)
+
+sim-many:
+	@$(MAKE) -s -C test/sim && test/sim/build/sim --many $(N)
+
+fuzz:
+	$(MAKE) -C test/fuzz fuzz SECONDS=$(or $(SECONDS),60)
+
 clean:
 	@set -e; for c in $(COMPONENTS); do $(MAKE) -C $$c clean PG_CONFIG=$(PG_CONFIG); done
 	$(MAKE) -C libs clean
 
-.PHONY: all libs install uninstall clean $(COMPONENTS)
+.PHONY: all libs print-deps deps install uninstall demo demo-clean check installcheck sim sim-many fuzz clean $(COMPONENTS)
