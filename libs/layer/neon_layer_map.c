@@ -168,6 +168,8 @@ neon_layer_search_next(neon_layer_search *s, neon_layer_step *step)
 	const neon_layer_desc *delta,
 			   *image;
 
+	if (s->at < s->floor)
+		return false;
 	find_newest(s, &delta, &image);
 	if (delta != NULL)
 	{
