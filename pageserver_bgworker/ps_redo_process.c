@@ -41,6 +41,9 @@
 
 #define MAX_REQUEST_RECORDS	100000
 
+#define END_POLLS			100
+#define END_POLL_US			1000
+
 static struct
 {
 	pid_t		pid;			/* 0: there is none */
@@ -317,6 +320,30 @@ build_request(const neon_key *key, const PsVersion *const *records, int n, const
 	return i;
 }
 
+/* The socket is at its end, so that the process is ending too: its status says more than that of our signal. */
+static void
+describe_end(void)
+{
+	int			status = 0;
+	pid_t		pid = 0;
+
+	for (int i = 0; i < END_POLLS && pid == 0; i++)
+	{
+		pid = waitpid(process.pid, &status, WNOHANG);
+		if (pid == 0)
+			pg_usleep(END_POLL_US);
+	}
+	if (pid != 0)
+		process.pid = 0;		/* reaped, or not ours to reap */
+	if (pid > 0 && WIFSIGNALED(status))
+		snprintf(failure, sizeof(failure), "redo process was terminated by signal %d", WTERMSIG(status));
+	else if (pid > 0)
+		snprintf(failure, sizeof(failure), "redo process ended with status %d", WEXITSTATUS(status));
+	else
+		strlcpy(failure, "redo process answered out of protocol", sizeof(failure));
+	stop_process();
+}
+
 static bool
 exchange(void)
 {
@@ -339,18 +366,7 @@ exchange(void)
 		stop_process();
 	}
 	else
-	{
-		/* Let it end by itself if it is about to: its status says more than that of our signal. */
-		int			status;
-		pid_t		pid = waitpid(process.pid, &status, 0);
-
-		if (pid == process.pid)
-			process.pid = 0;
-		snprintf(failure, sizeof(failure), pid > 0 && WIFSIGNALED(status) ? "redo process was terminated by signal %d" :
-				 "redo process ended with status %d",
-				 pid > 0 ? (WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status)) : -1);
-		stop_process();
-	}
+		describe_end();
 	return false;
 }
 
