@@ -1,11 +1,11 @@
 /*
  * ps_bootstrap.c - the image layer of a fresh cluster: initdb once, a hard link for every later tenant.
  *
- * The cache is $PGDATA/neon_pageserver/bootstrap: `layer` is the file, `state` what a timeline that begins with it must
+ * The cache is $PGDATA/neon_pageserver/_bootstrap: `layer` is the file, `state` what a timeline that begins with it must
  * know.  `state` is renamed into place last, so a layer without it is the remains of a crash and is made again.  A layer
  * made by another minor version of the server is made again too.
  *
- * Locks: flock on bootstrap/lock, so that two sessions do not run initdb at once; the kernel frees it in a crash.
+ * Locks: flock on its `lock`, so that two sessions do not run initdb at once; the kernel frees it in a crash.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -35,7 +35,7 @@
 
 #include "ps_bootstrap.h"
 
-#define CACHE_DIR		PS_DIRECTORY "/bootstrap"
+#define CACHE_DIR		PS_DIRECTORY "/_bootstrap"
 #define CACHE_LAYER		CACHE_DIR "/layer"
 #define CACHE_STATE		CACHE_DIR "/state"
 #define CACHE_LOCK		CACHE_DIR "/lock"
@@ -44,7 +44,7 @@
 #define STATE_MAGIC		UINT32_C(0x4E505342)
 #define POLL_MS			20
 
-/* bootstrap/state, in the server's byte order: it never leaves this data directory. */
+/* The file `state`, in the server's byte order: it never leaves this data directory. */
 typedef struct BootstrapState
 {
 	uint32		magic;

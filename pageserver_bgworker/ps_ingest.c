@@ -53,6 +53,13 @@ ps_ingest_end(PsIngest *ing)
 	MemoryContextDelete(ing->context);
 }
 
+/* Forget records that were not committed; a later ingest puts their versions again. */
+void
+ps_ingest_abandon(PsIngest *ing)
+{
+	MemoryContextDelete(ing->context);
+}
+
 void
 ps_ingest_commit(PsIngest *ing)
 {

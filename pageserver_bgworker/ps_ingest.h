@@ -62,6 +62,8 @@ struct PsIngest
 /* ---- ps_ingest.c ---- */
 /* Makes everything put so far visible.  Never called in the middle of a record that has put something. */
 extern void ps_ingest_commit(PsIngest *ing);
+/* After an error: ends without a commit. */
+extern void ps_ingest_abandon(PsIngest *ing);
 extern uint32 ps_ingest_size(PsIngest *ing, neon_key_kind kind, uint32 spc, uint32 db, uint32 rel, uint8 fork);
 extern void ps_ingest_set_size(PsIngest *ing, neon_key_kind kind, uint32 spc, uint32 db, uint32 rel, uint8 fork,
 							   uint32 nblocks);

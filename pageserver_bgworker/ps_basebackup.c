@@ -1,0 +1,500 @@
+/*
+ * ps_basebackup.c - everything of a data directory that is not a relation, as one tar archive at an LSN.
+ *
+ * The server that unpacks it starts without recovery: the last members are one WAL segment (two, if the record crosses)
+ * that holds a single shutdown checkpoint beginning at the first possible place at or after the LSN, and the control file
+ * that names it.  An archive that was cut short has no control file and cannot start.  Relations are read from the page
+ * stream; only their databases' directories are here.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "postgres.h"
+
+#include <sys/stat.h>
+#include <time.h>
+
+#include "access/rmgr.h"
+#include "access/xlog_internal.h"
+#include "catalog/pg_tablespace_d.h"
+#include "fmgr.h"
+#include "libpq/libpq.h"
+#include "libpq/pqformat.h"
+#include "miscadmin.h"
+#include "pgtar.h"
+#include "port/pg_crc32c.h"
+#include "tcop/dest.h"
+#include "tcop/tcopprot.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/pg_lsn.h"
+
+#include "ps_ingest.h"
+#include "ps_internal.h"
+
+#define SEND_BYTES					(128 * 1024)	/* of archive in one CopyData */
+#define FILE_MODE					0600
+#define DIRECTORY_MODE				0700
+#define FIRST_UNLOGGED_LSN			1000	/* FirstNormalUnloggedLSN of xlogdefs.h, where the server starts them */
+#define ORIGIN_CHECKPOINT_MAGIC		UINT32_C(0x1257DADE)	/* origin.c */
+
+typedef struct Backup
+{
+	PsTimeline *tl;
+	XLogRecPtr	lsn;
+	pg_time_t	now;
+	StringInfoData out;			/* archive bytes that were not sent yet */
+	List	   *directories;	/* made for auxiliary files */
+	bool		has_auto_conf;
+	char	   *control;		/* ControlFileData of the template */
+} Backup;
+
+/* ---- archive ---- */
+
+static void
+send_pending(Backup *b)
+{
+	if (b->out.len == 0)
+		return;
+	if (pq_putmessage('d', b->out.data, b->out.len) != 0)
+		ereport(ERROR, (errcode(ERRCODE_CONNECTION_FAILURE), errmsg("connection was lost during a base backup")));
+	resetStringInfo(&b->out);
+	CHECK_FOR_INTERRUPTS();
+}
+
+static void
+append(Backup *b, const void *bytes, size_t len)
+{
+	const char *p = bytes;
+
+	while (len > 0)
+	{
+		size_t		n = Min(len, SEND_BYTES - b->out.len);
+
+		appendBinaryStringInfo(&b->out, p, n);
+		p += n;
+		len -= n;
+		if (b->out.len == SEND_BYTES)
+			send_pending(b);
+	}
+}
+
+static void
+append_header(Backup *b, const char *path, size_t size, mode_t mode)
+{
+	char		header[TAR_BLOCK_SIZE];
+
+	if (tarCreateHeader(header, path, NULL, size, mode, geteuid(), getegid(), b->now) != TAR_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_NAME_TOO_LONG),
+				 errmsg("path \"%s\" is too long for a base backup", path)));
+	append(b, header, sizeof(header));
+}
+
+static void
+add_directory(Backup *b, const char *path)
+{
+	append_header(b, path, 0, S_IFDIR | DIRECTORY_MODE);
+}
+
+static void
+add_file(Backup *b, const char *path, const void *bytes, size_t len)
+{
+	static const char zeros[TAR_BLOCK_SIZE];
+
+	append_header(b, path, len, S_IFREG | FILE_MODE);
+	append(b, bytes, len);
+	append(b, zeros, tarPaddingBytesRequired(len));
+}
+
+static void
+end_archive(Backup *b)
+{
+	static const char zeros[2 * TAR_BLOCK_SIZE];
+
+	append(b, zeros, sizeof(zeros));
+	send_pending(b);
+}
+
+/* ---- members ---- */
+
+static void
+add_skeleton(Backup *b)
+{
+	static const char *const directories[] = {
+		"base", "global", "pg_commit_ts", "pg_dynshmem", "pg_logical", "pg_logical/mappings", "pg_logical/snapshots",
+		"pg_multixact", "pg_multixact/members", "pg_multixact/offsets", "pg_notify", "pg_replslot", "pg_serial",
+		"pg_snapshots", "pg_stat", "pg_stat_tmp", "pg_subtrans", "pg_tblspc", "pg_twophase", "pg_wal",
+		"pg_wal/archive_status", "pg_xact"
+	};
+
+	for (int i = 0; i < lengthof(directories); i++)
+		add_directory(b, directories[i]);
+	add_file(b, "PG_VERSION", PG_MAJORVERSION "\n", strlen(PG_MAJORVERSION "\n"));
+	add_file(b, "postgresql.conf", "", 0);
+	add_file(b, "pg_hba.conf", "", 0);
+	add_file(b, "pg_ident.conf", "", 0);
+}
+
+static void
+add_relmap(Backup *b, const char *directory, uint32 spc, uint32 db)
+{
+	neon_key	key = ps_key(NEON_KEY_RELMAP, spc, db, 0, 0, 0);
+	uint32		len;
+	uint8	   *map = ps_get_value(b->tl, &key, b->lsn, &len, NULL);
+
+	/* A database in the middle of its creation has no map yet; nobody can connect to it. */
+	if (map == NULL)
+		return;
+	add_file(b, psprintf("%s/pg_filenode.map", directory), map, len);
+	pfree(map);
+}
+
+typedef struct KeyList
+{
+	neon_key   *keys;
+	uint32	   *values;			/* be32 of the value, where it has four bytes */
+	int			n;
+	int			cap;
+} KeyList;
+
+static bool
+collect_key(const neon_key *key, const PsVersion *v, void *arg)
+{
+	KeyList    *list = arg;
+
+	if (list->n == list->cap)
+	{
+		list->cap = list->cap ? list->cap * 2 : 64;
+		list->keys = list->keys ? repalloc(list->keys, list->cap * sizeof(neon_key)) : palloc(list->cap * sizeof(neon_key));
+		list->values = list->values ? repalloc(list->values, list->cap * sizeof(uint32)) : palloc(list->cap * sizeof(uint32));
+	}
+	list->keys[list->n] = *key;
+	list->values[list->n++] = v->len == 4 ? ps_get_be32(v->bytes) : v->len == 1 ? v->bytes[0] : v->len;
+	return true;
+}
+
+/* All keys of a kind that have a version at the backup's LSN.  Collected first: reading more from inside a scan is not foreseen. */
+static KeyList
+list_keys(Backup *b, neon_key_kind kind)
+{
+	neon_key	from = ps_key(kind, 0, 0, 0, 0, 0);
+	neon_key	to = ps_key(kind, PG_UINT32_MAX, PG_UINT32_MAX, PG_UINT32_MAX, 0xFF, PG_UINT32_MAX);
+	KeyList		list = {0};
+
+	ps_scan(b->tl, &from, &to, b->lsn, collect_key, &list);
+	return list;
+}
+
+static void
+add_databases(Backup *b)
+{
+	KeyList		dbs = list_keys(b, NEON_KEY_DB);
+
+	for (int i = 0; i < dbs.n; i++)
+	{
+		char	   *directory;
+
+		if (dbs.values[i] == 0 || dbs.keys[i].spc != DEFAULTTABLESPACE_OID)
+			continue;
+		directory = psprintf("base/%u", dbs.keys[i].db);
+		add_directory(b, directory);
+		add_file(b, psprintf("%s/PG_VERSION", directory), PG_MAJORVERSION "\n", strlen(PG_MAJORVERSION "\n"));
+		add_relmap(b, directory, dbs.keys[i].spc, dbs.keys[i].db);
+	}
+	add_relmap(b, "global", GLOBALTABLESPACE_OID, 0);
+}
+
+static void
+add_slrus(Backup *b)
+{
+	static const char *const directories[] = {"pg_xact", "pg_multixact/offsets", "pg_multixact/members"};
+	KeyList		segments = list_keys(b, NEON_KEY_SLRU_SIZE);
+	char	   *bytes = palloc(PS_SLRU_PAGES_PER_SEGMENT * BLCKSZ);
+
+	for (int i = 0; i < segments.n; i++)
+	{
+		uint32		kind = segments.keys[i].spc;
+		uint32		nblocks = segments.values[i];
+
+		if (nblocks == NEON_SIZE_ABSENT)
+			continue;
+		if (kind >= lengthof(directories) || nblocks > PS_SLRU_PAGES_PER_SEGMENT)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("SLRU segment %u of kind %u has %u blocks", segments.keys[i].rel, kind, nblocks)));
+		for (uint32 blk = 0; blk < nblocks; blk++)
+		{
+			neon_key	key = ps_key(NEON_KEY_SLRU_BLOCK, kind, 0, segments.keys[i].rel, 0, blk);
+
+			ps_get_page(b->tl, &key, b->lsn, bytes + (Size) blk * BLCKSZ);
+		}
+		add_file(b, psprintf("%s/%04X", directories[kind], segments.keys[i].rel), bytes, (Size) nblocks * BLCKSZ);
+	}
+	pfree(bytes);
+}
+
+static void
+add_twophase(Backup *b)
+{
+	KeyList		xids = list_keys(b, NEON_KEY_TWOPHASE);
+
+	for (int i = 0; i < xids.n; i++)
+	{
+		uint32		len;
+		uint8	   *bytes = ps_get_value(b->tl, &xids.keys[i], b->lsn, &len, NULL);
+
+		if (bytes != NULL && len > 0)
+			add_file(b, psprintf("pg_twophase/%08X", xids.keys[i].rel), bytes, len);
+	}
+}
+
+/* Directories above a file, unless they are in the archive already. */
+static void
+add_parents(Backup *b, const char *path)
+{
+	for (const char *slash = strchr(path, '/'); slash != NULL; slash = strchr(slash + 1, '/'))
+	{
+		char	   *parent = pnstrdup(path, slash - path);
+		ListCell   *lc;
+		bool		known = false;
+
+		foreach(lc, b->directories)
+			known |= strcmp(lfirst(lc), parent) == 0;
+		if (known)
+			continue;
+		add_directory(b, parent);
+		b->directories = lappend(b->directories, parent);
+	}
+}
+
+static void
+add_auxiliary_files(Backup *b)
+{
+	KeyList		files = list_keys(b, NEON_KEY_AUX_FILE);
+
+	for (int i = 0; i < files.n; i++)
+	{
+		uint32		len;
+		uint8	   *value = ps_get_value(b->tl, &files.keys[i], b->lsn, &len, NULL);
+		uint32		path_len = value ? strnlen((char *) value, len) + 1 : 0;
+		const char *path = (char *) value;
+
+		if (value == NULL || path_len >= len)
+			continue;			/* removed */
+		if (strcmp(path, PS_CONTROL_FILE_PATH) == 0)
+		{
+			if (len - path_len != sizeof(ControlFileData))
+				ereport(ERROR,
+						(errcode(ERRCODE_DATA_CORRUPTED),
+						 errmsg("control file has %u bytes instead of %zu", len - path_len, sizeof(ControlFileData))));
+			b->control = (char *) value + path_len;
+			continue;
+		}
+		b->has_auto_conf |= strcmp(path, "postgresql.auto.conf") == 0;
+		add_parents(b, path);
+		add_file(b, path, value + path_len, len - path_len);
+	}
+	if (!b->has_auto_conf)
+		add_file(b, "postgresql.auto.conf", "", 0);
+}
+
+/* What CheckPointReplicationOrigin writes: magic, states, CRC. */
+static void
+add_origins(Backup *b)
+{
+	KeyList		origins = list_keys(b, NEON_KEY_REPL_ORIGIN);
+	StringInfoData file;
+	uint32		magic = ORIGIN_CHECKPOINT_MAGIC;
+	pg_crc32c	crc;
+	bool		any = false;
+
+	initStringInfo(&file);
+	appendBinaryStringInfo(&file, (char *) &magic, sizeof(magic));
+	for (int i = 0; i < origins.n; i++)
+	{
+		uint32		len;
+		uint8	   *value = ps_get_value(b->tl, &origins.keys[i], b->lsn, &len, NULL);
+		struct
+		{
+			uint16		origin;
+			XLogRecPtr	remote_lsn;
+		}			state;
+
+		if (value == NULL || len != 8 || ps_get_be64(value) == 0)
+			continue;
+		memset(&state, 0, sizeof(state));
+		state.origin = (uint16) origins.keys[i].rel;
+		state.remote_lsn = ps_get_be64(value);
+		appendBinaryStringInfo(&file, (char *) &state, sizeof(state));
+		any = true;
+	}
+	INIT_CRC32C(crc);
+	COMP_CRC32C(crc, file.data, file.len);
+	FIN_CRC32C(crc);
+	appendBinaryStringInfo(&file, (char *) &crc, sizeof(crc));
+	if (any)
+		add_file(b, "pg_logical/replorigin_checkpoint", file.data, file.len);
+	pfree(file.data);
+}
+
+/* ---- the place to start from ---- */
+
+/* The checkpoint a server would write if it stopped at the backup's LSN. */
+static CheckPoint
+make_checkpoint(Backup *b)
+{
+	CheckPoint	cp;
+	neon_key	key = ps_key(NEON_KEY_CHECKPOINT, 0, 0, 0, 0, 0);
+	uint32		len;
+	uint8	   *value = ps_get_value(b->tl, &key, b->lsn, &len, NULL);
+
+	if (value == NULL || len != sizeof(cp))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("timeline has no checkpoint state at %X/%X", LSN_FORMAT_ARGS(b->lsn)),
+				 errdetail("Expected %zu bytes, found %u.", sizeof(cp), value ? len : 0)));
+	memcpy(&cp, value, sizeof(cp));
+	key.kind = NEON_KEY_NEXT_XID;
+	value = ps_get_value(b->tl, &key, b->lsn, &len, NULL);
+	if (value == NULL || len != 8)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("timeline has no next transaction id at %X/%X", LSN_FORMAT_ARGS(b->lsn))));
+	cp.nextXid = FullTransactionIdFromU64(ps_get_be64(value));
+	cp.redo = neon_lsn_record_start(b->lsn, ps_timeline_wal_segment_bytes(b->tl));
+	cp.ThisTimeLineID = cp.PrevTimeLineID = 1;
+	cp.fullPageWrites = true;
+	cp.oldestActiveXid = InvalidTransactionId;
+	cp.time = b->now;
+	return cp;
+}
+
+static void
+add_wal(Backup *b, const CheckPoint *cp, XLogRecPtr prev_lsn)
+{
+	uint32		segment_bytes = ps_timeline_wal_segment_bytes(b->tl);
+	uint8	   *wal = MemoryContextAllocExtended(CurrentMemoryContext, (Size) segment_bytes * 2,
+												 MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	uint32		nsegments;
+
+	if (neon_wal_fabricate(b->lsn, prev_lsn, RM_XLOG_ID, XLOG_CHECKPOINT_SHUTDOWN, cp, sizeof(*cp),
+						   ps_timeline_system_id(b->tl), 1, segment_bytes, wal, (size_t) segment_bytes * 2,
+						   &nsegments) == 0)
+		elog(ERROR, "could not lay out the checkpoint record at %X/%X", LSN_FORMAT_ARGS(b->lsn));
+	for (uint32 i = 0; i < nsegments; i++)
+	{
+		char		name[MAXFNAMELEN];
+
+		XLogFileName(name, 1, cp->redo / segment_bytes + i, segment_bytes);
+		add_file(b, psprintf("pg_wal/%s", name), wal + (Size) i * segment_bytes, segment_bytes);
+	}
+	pfree(wal);
+}
+
+static void
+add_control_file(Backup *b, const CheckPoint *cp)
+{
+	char		file[PG_CONTROL_FILE_SIZE] = {0};
+	ControlFileData control;
+
+	if (b->control == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("timeline has no control file at %X/%X", LSN_FORMAT_ARGS(b->lsn))));
+	memcpy(&control, b->control, sizeof(control));
+	control.system_identifier = ps_timeline_system_id(b->tl);
+	control.state = DB_SHUTDOWNED;
+	control.time = b->now;
+	control.checkPoint = cp->redo;
+	control.checkPointCopy = *cp;
+	control.unloggedLSN = FIRST_UNLOGGED_LSN;
+	control.minRecoveryPoint = control.backupStartPoint = control.backupEndPoint = InvalidXLogRecPtr;
+	control.minRecoveryPointTLI = 0;
+	control.backupEndRequired = false;
+	control.xlog_seg_size = ps_timeline_wal_segment_bytes(b->tl);
+	INIT_CRC32C(control.crc);
+	COMP_CRC32C(control.crc, &control, offsetof(ControlFileData, crc));
+	FIN_CRC32C(control.crc);
+	memcpy(file, &control, sizeof(control));
+	add_file(b, PS_CONTROL_FILE_PATH, file, sizeof(file));
+}
+
+/* ---- CALL basebackup(tenant, timeline, lsn, prev_lsn) ---- */
+
+static void
+begin_copy_both(void)
+{
+	StringInfoData msg;
+
+	pq_beginmessage(&msg, 'W');
+	pq_sendbyte(&msg, 0);
+	pq_sendint16(&msg, 0);
+	pq_endmessage(&msg);
+	pq_flush();
+}
+
+/* Our side is done; read until the client has closed its side. */
+static void
+end_copy_both(void)
+{
+	StringInfoData msg;
+	int			type;
+
+	pq_putemptymessage('c');
+	if (pq_flush() != 0)
+		ereport(ERROR, (errcode(ERRCODE_CONNECTION_FAILURE), errmsg("connection was lost during a base backup")));
+	initStringInfo(&msg);
+	do
+	{
+		pq_startmsgread();
+		type = pq_getbyte();
+		if (type == EOF || pq_getmessage(&msg, PQ_LARGE_MESSAGE_LIMIT) != 0)
+			ereport(FATAL,
+					(errcode(ERRCODE_CONNECTION_FAILURE),
+					 errmsg("connection was lost at the end of a base backup")));
+		if (type != 'd' && type != 'c' && type != 'H' && type != 'S')
+			ereport(FATAL,
+					(errcode(ERRCODE_PROTOCOL_VIOLATION),
+					 errmsg("unexpected message type 0x%02X at the end of a base backup", type)));
+	} while (type != 'c');
+	pfree(msg.data);
+}
+
+PG_FUNCTION_INFO_V1(ps_basebackup);
+
+Datum
+ps_basebackup(PG_FUNCTION_ARGS)
+{
+	PsTimeline *tl = ps_timeline_open(text_to_cstring(PG_GETARG_TEXT_PP(0)), text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	XLogRecPtr	prev_lsn = PG_ARGISNULL(3) ? InvalidXLogRecPtr : PG_GETARG_LSN(3);
+	Backup		b = {.tl = tl,.now = (pg_time_t) time(NULL)};
+	CheckPoint	cp;
+
+	if (whereToSendOutput != DestRemote)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("a base backup needs a client connection")));
+	b.lsn = PG_ARGISNULL(2) ? ps_timeline_last_record_lsn(tl) : PG_GETARG_LSN(2);
+	if (b.lsn < ps_timeline_start_lsn(tl))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("timeline begins at %X/%X, after %X/%X", LSN_FORMAT_ARGS(ps_timeline_start_lsn(tl)),
+						LSN_FORMAT_ARGS(b.lsn))));
+	ps_timeline_wait_lsn(tl, b.lsn);
+	cp = make_checkpoint(&b);
+
+	initStringInfo(&b.out);
+	enlargeStringInfo(&b.out, SEND_BYTES);
+	begin_copy_both();
+	add_skeleton(&b);
+	add_databases(&b);
+	add_slrus(&b);
+	add_twophase(&b);
+	add_auxiliary_files(&b);
+	add_origins(&b);
+	add_wal(&b, &cp, prev_lsn);
+	add_control_file(&b, &cp);
+	end_archive(&b);
+	end_copy_both();
+	PG_RETURN_VOID();
+}
