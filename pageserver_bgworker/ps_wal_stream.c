@@ -464,7 +464,8 @@ handle_message(PsWalStream *s, const char *msg, int len)
 				 errmsg("unexpected message 0x%02X of %d bytes in the WAL stream", (uint8) msg[0], len)));
 }
 
-static void
+/* Not inlined: PG_TRY must not have the locals of the loop around it. */
+static pg_noinline void
 handle_and_free(PsWalStream *s, char *msg, int len)
 {
 	PG_TRY();
