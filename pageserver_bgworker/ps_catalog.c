@@ -226,9 +226,10 @@ remove_unknown(HTAB *known, const char *directory, int depth)
 	{
 		char		path[MAXPGPATH];
 		struct stat st;
+		neon_id		id;
 
-		/* Names that begin with a dot or an underscore belong to other parts, as the imported fresh cluster. */
-		if (entry->d_name[0] == '.' || entry->d_name[0] == '_')
+		/* What is not named by an id belongs to other parts, as the imported fresh cluster. */
+		if (entry->d_name[0] == '.' || (depth < 2 && !neon_id_parse(entry->d_name, &id)))
 			continue;
 		snprintf(path, sizeof(path), "%s/%s", directory, entry->d_name);
 		if (lstat(path, &st) < 0)

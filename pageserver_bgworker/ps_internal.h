@@ -260,6 +260,13 @@ extern uint8 *ps_get_image(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn, 
 /* LSN of the last truncation, drop or creation at or below lsn that took the block away; 0 if none. */
 extern XLogRecPtr ps_last_cut(PsTimeline *tl, const neon_key *block, XLogRecPtr lsn);
 
+/* ---- pages and sizes (ps_getpage.c), beyond ps.h ---- */
+extern uint32 ps_slru_size(PsTimeline *tl, uint32 slru_kind, uint32 segment, XLogRecPtr lsn);	/* NEON_SIZE_ABSENT if none */
+/* Blocks of an SLRU segment, at most max_blocks; returns their number, 0 when the segment does not exist. */
+extern uint32 ps_get_slru_segment(PsTimeline *tl, uint32 slru_kind, uint32 segment, XLogRecPtr lsn,
+								  char *to, uint32 max_blocks);
+extern uint64 ps_database_bytes(PsTimeline *tl, uint32 spc, uint32 db, XLogRecPtr lsn);
+
 /* ---- flush (ps_flush.c) ---- */
 extern void ps_flush_register(void);
 

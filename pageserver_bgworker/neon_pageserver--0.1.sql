@@ -1,0 +1,127 @@
+/* neon_pageserver: versioned pages from WAL.  SPDX-License-Identifier: Apache-2.0 */
+\echo Use "CREATE EXTENSION neon_pageserver" in database postgres to load this file. \quit
+
+-- ---------------------------------------------------------------- catalog: the truth about what this node holds
+
+GRANT USAGE ON SCHEMA neon_pageserver TO PUBLIC;
+
+CREATE TABLE neon_pageserver.tenant (
+	tenant text PRIMARY KEY CHECK (tenant ~ '^[0-9a-f]{32}$'),
+	created timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE neon_pageserver.tenant IS 'tenants of this pageserver';
+
+CREATE TABLE neon_pageserver.timeline (
+	tenant text NOT NULL REFERENCES neon_pageserver.tenant,
+	timeline text NOT NULL CHECK (timeline ~ '^[0-9a-f]{32}$'),
+	ancestor text,
+	start_lsn pg_lsn NOT NULL,
+	system_id text NOT NULL,
+	wal_seg_size int NOT NULL,
+	safekeepers text[] NOT NULL,
+	disk_consistent_lsn pg_lsn NOT NULL,
+	disk_prev_lsn pg_lsn NOT NULL,
+	created timestamptz NOT NULL DEFAULT now(),
+	PRIMARY KEY (tenant, timeline),
+	CONSTRAINT timeline_ancestor FOREIGN KEY (tenant, ancestor) REFERENCES neon_pageserver.timeline (tenant, timeline)
+);
+CREATE INDEX timeline_ancestor ON neon_pageserver.timeline (tenant, ancestor);
+COMMENT ON TABLE neon_pageserver.timeline IS
+	'timelines (branches) of this pageserver; everything up to disk_consistent_lsn is in files that have a row in layer';
+
+CREATE TABLE neon_pageserver.layer (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	tenant text NOT NULL,
+	timeline text NOT NULL,
+	file text NOT NULL,
+	kind smallint NOT NULL CHECK (kind IN (1, 2)),
+	level smallint NOT NULL,
+	key_first bytea NOT NULL CHECK (length(key_first) = 18),
+	key_last bytea NOT NULL CHECK (length(key_last) = 18),
+	lsn_lo pg_lsn NOT NULL,
+	lsn_hi pg_lsn NOT NULL CHECK (lsn_lo <= lsn_hi),
+	file_bytes bigint NOT NULL,
+	created timestamptz NOT NULL DEFAULT now(),
+	UNIQUE (tenant, timeline, file),
+	FOREIGN KEY (tenant, timeline) REFERENCES neon_pageserver.timeline ON DELETE CASCADE
+);
+COMMENT ON TABLE neon_pageserver.layer IS
+	'immutable files of versions: kind 1 delta, 2 images; a file without a row does not count';
+
+REVOKE ALL ON neon_pageserver.tenant, neon_pageserver.timeline, neon_pageserver.layer FROM PUBLIC;
+
+-- ---------------------------------------------------------------- tenants and timelines (operators)
+
+CREATE FUNCTION neon_pageserver.create_tenant(tenant text, password text) RETURNS void
+	LANGUAGE c AS 'MODULE_PATHNAME', 'neon_ps_create_tenant';
+COMMENT ON FUNCTION neon_pageserver.create_tenant(text, text) IS
+	'make a tenant and its login role; sets the password if they exist';
+
+CREATE FUNCTION neon_pageserver.drop_tenant(tenant text) RETURNS void
+	LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'neon_ps_drop_tenant';
+COMMENT ON FUNCTION neon_pageserver.drop_tenant(text) IS 'drop a tenant with its timelines and its role';
+
+CREATE FUNCTION neon_pageserver.create_timeline(tenant text, timeline text, safekeepers text[],
+	ancestor_timeline text DEFAULT NULL, ancestor_lsn pg_lsn DEFAULT NULL,
+	OUT start_lsn pg_lsn, OUT system_id text, OUT wal_seg_size int) RETURNS record
+	LANGUAGE c AS 'MODULE_PATHNAME', 'neon_ps_create_timeline';
+COMMENT ON FUNCTION neon_pageserver.create_timeline(text, text, text[], text, pg_lsn) IS
+	'make a timeline: a fresh cluster, or a branch of another timeline at an LSN';
+
+CREATE FUNCTION neon_pageserver.drop_timeline(tenant text, timeline text) RETURNS void
+	LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'neon_ps_drop_timeline';
+COMMENT ON FUNCTION neon_pageserver.drop_timeline(text, text) IS 'drop a timeline that has no branches';
+
+CREATE FUNCTION neon_pageserver.set_safekeepers(tenant text, timeline text, safekeepers text[]) RETURNS void
+	LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'neon_ps_set_safekeepers';
+COMMENT ON FUNCTION neon_pageserver.set_safekeepers(text, text, text[]) IS
+	'the connection strings WAL of a timeline is read from';
+
+CREATE FUNCTION neon_pageserver.checkpoint(tenant text DEFAULT NULL) RETURNS void
+	LANGUAGE c AS 'MODULE_PATHNAME', 'neon_ps_checkpoint';
+COMMENT ON FUNCTION neon_pageserver.checkpoint(text) IS 'write all open layers to files, now';
+
+CREATE FUNCTION neon_pageserver.timeline_state(OUT tenant text, OUT timeline text, OUT last_record_lsn pg_lsn,
+	OUT prev_record_lsn pg_lsn, OUT disk_consistent_lsn pg_lsn, OUT open_bytes bigint, OUT frozen_layers int,
+	OUT writer_pid int) RETURNS SETOF record
+	LANGUAGE c AS 'MODULE_PATHNAME', 'neon_ps_timeline_state';
+COMMENT ON FUNCTION neon_pageserver.timeline_state() IS 'the timeline table in shared memory';
+
+REVOKE EXECUTE ON FUNCTION neon_pageserver.create_tenant(text, text) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION neon_pageserver.drop_tenant(text) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION neon_pageserver.create_timeline(text, text, text[], text, pg_lsn) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION neon_pageserver.drop_timeline(text, text) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION neon_pageserver.set_safekeepers(text, text, text[]) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION neon_pageserver.checkpoint(text) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION neon_pageserver.timeline_state() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION neon_pageserver.timeline_state() TO pg_monitor;
+
+CREATE VIEW neon_pageserver.timelines AS
+	SELECT t.tenant, t.timeline, t.ancestor, t.start_lsn, t.system_id, t.wal_seg_size, t.safekeepers,
+		s.last_record_lsn, s.prev_record_lsn, s.disk_consistent_lsn, s.open_bytes, s.frozen_layers, s.writer_pid
+	FROM neon_pageserver.timeline t LEFT JOIN neon_pageserver.timeline_state() s USING (tenant, timeline);
+COMMENT ON VIEW neon_pageserver.timelines IS 'timelines and how far they have got';
+
+CREATE VIEW neon_pageserver.layers AS
+	SELECT l.tenant, l.timeline, l.file, CASE l.kind WHEN 1 THEN 'delta' ELSE 'image' END AS kind, l.level,
+		l.key_first, l.key_last, l.lsn_lo, l.lsn_hi, l.file_bytes, l.created
+	FROM neon_pageserver.layer l;
+COMMENT ON VIEW neon_pageserver.layers IS 'layer files';
+
+GRANT SELECT ON neon_pageserver.timelines, neon_pageserver.layers TO pg_monitor;
+
+-- ---------------------------------------------------------------- for computes: each checks the tenant's role itself
+
+CREATE FUNCTION neon_pageserver.last_record_lsn(tenant text, timeline text) RETURNS pg_lsn
+	LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'neon_ps_last_record_lsn';
+COMMENT ON FUNCTION neon_pageserver.last_record_lsn(text, text) IS 'end of the last WAL record the timeline has';
+
+CREATE PROCEDURE neon_pageserver.pagestream(tenant text, timeline text)
+	LANGUAGE c AS 'MODULE_PATHNAME', 'neon_ps_pagestream';
+COMMENT ON PROCEDURE neon_pageserver.pagestream(text, text) IS 'stream of page requests and answers in CopyBoth';
+
+-- ---------------------------------------------------------------- ingest, base backup (begin)
+-- ---------------------------------------------------------------- ingest, base backup (end)
+
+-- ---------------------------------------------------------------- redo (begin)
+-- ---------------------------------------------------------------- redo (end)
