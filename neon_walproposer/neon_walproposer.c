@@ -10,6 +10,8 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "catalog/pg_control.h"
+#include "common/controldata_utils.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "replication/walsender.h"
@@ -115,6 +117,32 @@ make_secret(char text[WP_SECRET_TEXT])
 }
 
 /*
+ * A directory may be started once.  What a server has written after X is in its files, whether the quorum has it or not:
+ * a second start would show it to clients before the quorum has it, if it ever gets it.  The same check ends a compute
+ * that would otherwise recover from the crash of one of its processes.  After X comes at most the fabricated checkpoint,
+ * which begins at the first place after X where a record can.
+ */
+static void
+check_data_directory(void)
+{
+	bool		crc_ok;
+	ControlFileData *control = get_controlfile(DataDir, &crc_ok);
+
+	if (!crc_ok)
+		ereport(FATAL,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("the control file has a wrong checksum")));
+	if ((control->state != DB_SHUTDOWNED && control->state != DB_SHUTDOWNED_IN_RECOVERY) ||
+		control->checkPoint > neon_lsn_record_start(wp_start_lsn, control->xlog_seg_size))
+		ereport(FATAL,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this data directory has been used since its base backup at %X/%X", LSN_FORMAT_ARGS(wp_start_lsn)),
+				 errdetail("Its last checkpoint is at %X/%X.", LSN_FORMAT_ARGS(control->checkPoint)),
+				 errhint("Start the endpoint again from a new base backup.")));
+	pfree(control);
+}
+
+/*
  * The quorum has everything up to start_lsn before a compute may start, so commit_lsn begins there; without a
  * proposer there is nothing to wait for, ever.
  */
@@ -125,6 +153,8 @@ shmem_startup(void)
 
 	if (prev_shmem_startup_hook)
 		prev_shmem_startup_hook();
+	if (*wp_safekeepers)
+		check_data_directory();
 
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	wp_compute = ShmemInitStruct(NEON_COMPUTE_SHMEM, sizeof(neon_compute_shared), &found);
