@@ -99,12 +99,12 @@ column(uint64 row, int number, bool *isnull)
 static void
 column_id(uint64 row, int number, neon_id *id)
 {
-	char	   *text = TextDatumGetCString(column(row, number, NULL));
+	char	   *digits = TextDatumGetCString(column(row, number, NULL));
 
-	if (!neon_id_parse(text, id))
+	if (!neon_id_parse(digits, id))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("\"%s\" in the pageserver's catalog is not an id of 32 hexadecimal digits", text)));
+				 errmsg("\"%s\" in the pageserver's catalog is not an id of 32 hexadecimal digits", digits)));
 }
 
 /* ---- loading the table ---- */
@@ -113,17 +113,17 @@ static void
 fill_slot(PsTimeline *tl, uint64 row)
 {
 	uint64		system_id;
-	char	   *text;
+	char	   *digits;
 	XLogRecPtr	disk_lsn;
 
 	column_id(row, 1, &tl->tenant);
 	column_id(row, 2, &tl->id);
 	tl->start_lsn = DatumGetLSN(column(row, 4, NULL));
-	text = TextDatumGetCString(column(row, 5, NULL));
-	if (sscanf(text, UINT64_FORMAT, &system_id) != 1)
+	digits = TextDatumGetCString(column(row, 5, NULL));
+	if (sscanf(digits, UINT64_FORMAT, &system_id) != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("\"%s\" in the pageserver's catalog is not a system identifier", text)));
+				 errmsg("\"%s\" in the pageserver's catalog is not a system identifier", digits)));
 	tl->system_id = system_id;
 	tl->wal_segment_bytes = DatumGetInt32(column(row, 6, NULL));
 	disk_lsn = DatumGetLSN(column(row, 7, NULL));

@@ -399,6 +399,7 @@ create_timeline(NewTimeline *n)
 		check_same(n, tl);
 		return tl;
 	}
+	ps_slot_wait_gone(&n->tenant_id, &n->timeline_id);
 	tl = ps_slot_reserve();
 	tl->tenant = n->tenant_id;	/* an abort has to find the directory */
 	tl->id = n->timeline_id;

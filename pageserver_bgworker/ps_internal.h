@@ -25,6 +25,7 @@
 #include "port/atomics.h"
 #include "storage/latch.h"
 #include "storage/spin.h"
+#include "utils/timestamp.h"
 
 #define PS_SCHEMA				"neon_pageserver"
 #define PS_DIRECTORY			"neon_pageserver"	/* under the data directory: <tenant>/<timeline>/<layer file> */
@@ -151,6 +152,7 @@ extern void ps_wake_flush(void);
 
 /* Slots: reserved before the row is written, active when it is committed, dropped after it is gone, released by the flush worker. */
 extern PsTimeline *ps_slot_reserve(void);
+extern void ps_slot_wait_gone(const neon_id *tenant, const neon_id *id);	/* until no dropped slot has these ids */
 extern void ps_slot_activate(PsTimeline *tl);
 extern void ps_slot_drop(PsTimeline *tl);
 extern void ps_slot_release(PsTimeline *tl);

@@ -212,41 +212,35 @@ ps_mem_next_key(const PsMemKey *key)
 
 /* ---- writing ---- */
 
+/* An empty layer is put on the timeline before it gets memory: should that fail, the next put finds it there. */
 static PsMemLayer *
 open_layer_of(PsTimeline *tl)
 {
 	PsMemLayer *layer;
-	int			index = tl->open_layer;
-	uint32		roots;
 
-	if (index != PS_NO_LAYER)
-		return &ps_mem_layers[index];
-
-	index = ps_layer_take();
-	if (index == PS_NO_LAYER)
-		ereport(ERROR,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("all %d memory layers are in use", ps_shared->nlayers),
-				 errhint("Raise neon_pageserver.open_layer_memory.")));
-	layer = &ps_mem_layers[index];
-	layer->start_lsn = pg_atomic_read_u64(&tl->last_record_lsn);
-	PG_TRY();
+	if (tl->open_layer == PS_NO_LAYER)
 	{
-		roots = allocate(layer, PS_ROOTS * sizeof(uint32));
-	}
-	PG_CATCH();
-	{
-		ps_mem_layer_free(index);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-	memset(PS_POOL_PTR(roots), 0, PS_ROOTS * sizeof(uint32));
-	STORE(layer->roots, roots);
-	tl->open_since = GetCurrentTimestamp();
+		int			index = ps_layer_take();
 
-	LWLockAcquire(&tl->layers_lock, LW_EXCLUSIVE);
-	tl->open_layer = index;
-	LWLockRelease(&tl->layers_lock);
+		if (index == PS_NO_LAYER)
+			ereport(ERROR,
+					(errcode(ERRCODE_OUT_OF_MEMORY),
+					 errmsg("all %d memory layers are in use", ps_shared->nlayers),
+					 errhint("Raise neon_pageserver.open_layer_memory.")));
+		ps_mem_layers[index].start_lsn = pg_atomic_read_u64(&tl->last_record_lsn);
+		tl->open_since = GetCurrentTimestamp();
+		LWLockAcquire(&tl->layers_lock, LW_EXCLUSIVE);
+		tl->open_layer = index;
+		LWLockRelease(&tl->layers_lock);
+	}
+	layer = &ps_mem_layers[tl->open_layer];
+	if (layer->roots == 0)
+	{
+		uint32		roots = allocate(layer, PS_ROOTS * sizeof(uint32));
+
+		memset(PS_POOL_PTR(roots), 0, PS_ROOTS * sizeof(uint32));
+		STORE(layer->roots, roots);
+	}
 	return layer;
 }
 

@@ -134,18 +134,17 @@ walk_step(PsWalk *walk, const neon_layer_step *step)
 static bool
 walk_files(PsTimeline *tl, PsWalk *walk, XLogRecPtr hi, uint64 generation)
 {
-	neon_layer_map *map;
+	neon_layer_search search;
 	neon_layer_step step;
 
 	if (hi <= walk->lo)
 		return true;
-	map = ps_layer_map_of(tl, generation);
-	while (hi > walk->lo && neon_layer_map_step(map, walk->key, hi, walk->lo + 1, &step))
+	neon_layer_search_begin(&search, ps_layer_map_of(tl, generation), walk->key, hi, walk->lo + 1);
+	while (neon_layer_search_next(&search, &step))
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (!walk_step(walk, &step))
 			return false;
-		hi = step.lsn_from - 1;
 	}
 	return true;
 }

@@ -18,11 +18,11 @@
 #include "pgstat.h"
 #include "storage/ipc.h"
 #include "utils/acl.h"
-#include "utils/timestamp.h"
 
 #define PS_TENANT_ROLE_PREFIX	"neon_t_"
 #define PS_WAIT_SLICE_MS		1000
-#define PS_LOAD_WAIT_MS			100
+#define PS_GONE_WAIT_MS			10
+#define PS_GONE_RETRIES			3000	/* half a minute */
 
 /* ---- who may call ---- */
 
@@ -343,6 +343,37 @@ ps_slot_reserve(void)
 				 errmsg("this pageserver already has %d timelines", ps_max_timelines),
 				 errhint("Raise neon_pageserver.max_timelines and restart the server.")));
 	return tl;
+}
+
+static bool
+slot_lingers(const neon_id *tenant, const neon_id *id)
+{
+	bool		lingers = false;
+
+	LWLockAcquire(&ps_shared->table_lock, LW_SHARED);
+	for (int i = 0; i < ps_max_timelines && !lingers; i++)
+		lingers = ps_timelines[i].state == PS_TIMELINE_DROPPING && neon_id_equal(&ps_timelines[i].id, id) &&
+			neon_id_equal(&ps_timelines[i].tenant, tenant);
+	LWLockRelease(&ps_shared->table_lock);
+	return lingers;
+}
+
+/* The directory of a dropped timeline goes before one of the same name may be made. */
+void
+ps_slot_wait_gone(const neon_id *tenant, const neon_id *id)
+{
+	for (int i = 0; slot_lingers(tenant, id); i++)
+	{
+		if (i >= PS_GONE_RETRIES)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_IN_USE),
+					 errmsg("a dropped timeline of the same id is still being removed"),
+					 errhint("Try again later.")));
+		ps_wake_flush();
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, PS_GONE_WAIT_MS, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
 }
 
 static void
