@@ -11,11 +11,11 @@ PG_CFLAGS += -include $(TOP)/libs/core/neon_export.h -std=gnu11 -Wall -Wextra -W
 	-Wno-declaration-after-statement -Wno-cast-function-type -fvisibility=hidden
 SHLIB_LINK += $(TOP)/libs/build/libneon.a $(NEON_LINK)
 
+# LLVM bitcode is of no use to us; the server's own setting comes with PGXS.
+override with_llvm = no
+
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
-
-# The installed server's LLVM bitcode is of no use to us.
-with_llvm = no
 
 $(OBJS): $(wildcard *.h) $(wildcard $(TOP)/libs/*/*.h)
 $(shlib): $(TOP)/libs/build/libneon.a
