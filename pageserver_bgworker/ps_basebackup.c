@@ -209,12 +209,14 @@ add_slrus(Backup *b)
 {
 	static const char *const directories[] = {"pg_xact", "pg_multixact/offsets", "pg_multixact/members"};
 	KeyList		segments = list_keys(b, NEON_KEY_SLRU_SIZE);
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "neon SLRU segment", ALLOCSET_DEFAULT_SIZES);
 	char	   *bytes = palloc(PS_SLRU_PAGES_PER_SEGMENT * BLCKSZ);
 
 	for (int i = 0; i < segments.n; i++)
 	{
 		uint32		kind = segments.keys[i].spc;
 		uint32		nblocks = segments.values[i];
+		MemoryContext old;
 
 		if (nblocks == NEON_SIZE_ABSENT)
 			continue;
@@ -222,14 +224,13 @@ add_slrus(Backup *b)
 			ereport(ERROR,
 					(errcode(ERRCODE_DATA_CORRUPTED),
 					 errmsg("SLRU segment %u of kind %u has %u blocks", segments.keys[i].rel, kind, nblocks)));
-		for (uint32 blk = 0; blk < nblocks; blk++)
-		{
-			neon_key	key = ps_key(NEON_KEY_SLRU_BLOCK, kind, 0, segments.keys[i].rel, 0, blk);
-
-			ps_get_page(b->tl, &key, b->lsn, bytes + (Size) blk * BLCKSZ);
-		}
+		old = MemoryContextSwitchTo(context);
+		nblocks = ps_get_slru_segment(b->tl, kind, segments.keys[i].rel, b->lsn, bytes, PS_SLRU_PAGES_PER_SEGMENT);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(context);
 		add_file(b, psprintf("%s/%04X", directories[kind], segments.keys[i].rel), bytes, (Size) nblocks * BLCKSZ);
 	}
+	MemoryContextDelete(context);
 	pfree(bytes);
 }
 
@@ -460,10 +461,10 @@ end_copy_both(void)
 	pfree(msg.data);
 }
 
-PG_FUNCTION_INFO_V1(ps_basebackup);
+PG_FUNCTION_INFO_V1(neon_ps_basebackup);
 
 Datum
-ps_basebackup(PG_FUNCTION_ARGS)
+neon_ps_basebackup(PG_FUNCTION_ARGS)
 {
 	PsTimeline *tl = ps_timeline_open(text_to_cstring(PG_GETARG_TEXT_PP(0)), text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	XLogRecPtr	prev_lsn = PG_ARGISNULL(3) ? InvalidXLogRecPtr : PG_GETARG_LSN(3);

@@ -243,14 +243,14 @@ ps_bootstrap(const char *path, PsBootstrap *out)
 
 /* ---- import_datadir(tenant, timeline, directory) ---- */
 
-PG_FUNCTION_INFO_V1(ps_import_datadir);
+PG_FUNCTION_INFO_V1(neon_ps_import_datadir);
 
 /*
  * A root timeline from an existing data directory.  Goes through create_timeline, so that the timeline's row and its
  * layer's row appear as for any other root.
  */
 Datum
-ps_import_datadir(PG_FUNCTION_ARGS)
+neon_ps_import_datadir(PG_FUNCTION_ARGS)
 {
 	Datum		args[2] = {PG_GETARG_DATUM(0), PG_GETARG_DATUM(1)};
 	Oid			types[2] = {TEXTOID, TEXTOID};

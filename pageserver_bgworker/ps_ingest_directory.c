@@ -142,10 +142,10 @@ ingest_directory(PsTimeline *tl, const char *path, XLogRecPtr upto)
 	MemoryContextDelete(context);
 }
 
-PG_FUNCTION_INFO_V1(ps_ingest_wal_directory);
+PG_FUNCTION_INFO_V1(neon_ps_ingest_wal_directory);
 
 Datum
-ps_ingest_wal_directory(PG_FUNCTION_ARGS)
+neon_ps_ingest_wal_directory(PG_FUNCTION_ARGS)
 {
 	char	   *tenant = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	char	   *timeline = text_to_cstring(PG_GETARG_TEXT_PP(1));
@@ -189,48 +189,45 @@ open_for_inspection(FunctionCallInfo fcinfo)
 	return ps_timeline_open(text_to_cstring(PG_GETARG_TEXT_PP(0)), text_to_cstring(PG_GETARG_TEXT_PP(1)));
 }
 
-static bytea *
-page_as_bytea(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn)
-{
-	bytea	   *result = palloc(VARHDRSZ + BLCKSZ);
-	PGAlignedBlock page;
-
-	ps_get_page(tl, key, lsn, page.data);
-	SET_VARSIZE(result, VARHDRSZ + BLCKSZ);
-	memcpy(VARDATA(result), page.data, BLCKSZ);
-	return result;
-}
-
-PG_FUNCTION_INFO_V1(ps_page_at);
+PG_FUNCTION_INFO_V1(neon_ps_page_at);
 
 Datum
-ps_page_at(PG_FUNCTION_ARGS)
+neon_ps_page_at(PG_FUNCTION_ARGS)
 {
 	PsTimeline *tl = open_for_inspection(fcinfo);
 	neon_key	key = ps_key(NEON_KEY_REL_BLOCK, PG_GETARG_OID(2), PG_GETARG_OID(3), PG_GETARG_OID(4),
 							 (uint8) PG_GETARG_INT32(5), (uint32) PG_GETARG_INT64(6));
+	bytea	   *result = palloc(VARHDRSZ + BLCKSZ);
+	PGAlignedBlock page;
 
-	PG_RETURN_BYTEA_P(page_as_bytea(tl, &key, PG_GETARG_LSN(7)));
+	ps_get_page(tl, &key, PG_GETARG_LSN(7), page.data);
+	SET_VARSIZE(result, VARHDRSZ + BLCKSZ);
+	memcpy(VARDATA(result), page.data, BLCKSZ);
+	PG_RETURN_BYTEA_P(result);
 }
 
-PG_FUNCTION_INFO_V1(ps_slru_page_at);
+PG_FUNCTION_INFO_V1(neon_ps_slru_segment_at);
 
-/* (tenant, timeline, kind, segment, block, lsn) */
+/* (tenant, timeline, kind, segment, lsn): NULL when the segment does not exist */
 Datum
-ps_slru_page_at(PG_FUNCTION_ARGS)
+neon_ps_slru_segment_at(PG_FUNCTION_ARGS)
 {
 	PsTimeline *tl = open_for_inspection(fcinfo);
-	neon_key	key = ps_key(NEON_KEY_SLRU_BLOCK, PG_GETARG_INT32(2), 0, (uint32) PG_GETARG_INT64(3), 0,
-							 (uint32) PG_GETARG_INT32(4));
+	bytea	   *result = palloc(VARHDRSZ + PS_SLRU_PAGES_PER_SEGMENT * BLCKSZ);
+	uint32		n = ps_get_slru_segment(tl, PG_GETARG_INT32(2), (uint32) PG_GETARG_INT64(3), PG_GETARG_LSN(4),
+										VARDATA(result), PS_SLRU_PAGES_PER_SEGMENT);
 
-	PG_RETURN_BYTEA_P(page_as_bytea(tl, &key, PG_GETARG_LSN(5)));
+	if (n == 0)
+		PG_RETURN_NULL();
+	SET_VARSIZE(result, VARHDRSZ + n * BLCKSZ);
+	PG_RETURN_BYTEA_P(result);
 }
 
-PG_FUNCTION_INFO_V1(ps_rel_size_at);
+PG_FUNCTION_INFO_V1(neon_ps_rel_size_at);
 
 /* (tenant, timeline, spc, db, rel, fork, lsn): NULL when the fork does not exist */
 Datum
-ps_rel_size_at(PG_FUNCTION_ARGS)
+neon_ps_rel_size_at(PG_FUNCTION_ARGS)
 {
 	PsTimeline *tl = open_for_inspection(fcinfo);
 	uint32		size = ps_rel_size(tl, PG_GETARG_OID(2), PG_GETARG_OID(3), PG_GETARG_OID(4),

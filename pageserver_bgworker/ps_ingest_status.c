@@ -128,11 +128,11 @@ read_status(PsTimeline *tl, PsIngestStatus *st)
 	return ok;
 }
 
-PG_FUNCTION_INFO_V1(ps_ingest_status);
+PG_FUNCTION_INFO_V1(neon_ps_ingest_status);
 
 /* () -> (tenant, timeline, state, worker_pid, safekeeper, last_record_lsn, attempts_lsn, attempts, message) */
 Datum
-ps_ingest_status(PG_FUNCTION_ARGS)
+neon_ps_ingest_status(PG_FUNCTION_ARGS)
 {
 	static const char *const states[] = {"stopped", "connecting", "streaming", "waiting", "quarantined"};
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
@@ -168,11 +168,11 @@ ps_ingest_status(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
-PG_FUNCTION_INFO_V1(ps_resume_ingest);
+PG_FUNCTION_INFO_V1(neon_ps_resume_ingest);
 
 /* (tenant, timeline): forget failed attempts */
 Datum
-ps_resume_ingest(PG_FUNCTION_ARGS)
+neon_ps_resume_ingest(PG_FUNCTION_ARGS)
 {
 	PsTimeline *tl;
 	char		path[MAXPGPATH];

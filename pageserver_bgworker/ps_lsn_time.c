@@ -75,11 +75,11 @@ before_commit_after(PsTimeline *tl, TimestampTz at)
 	return best;
 }
 
-PG_FUNCTION_INFO_V1(ps_lsn_at);
+PG_FUNCTION_INFO_V1(neon_ps_lsn_at);
 
 /* lsn_at(tenant, timeline, at): with no commit later than `at`, all there is. */
 Datum
-ps_lsn_at(PG_FUNCTION_ARGS)
+neon_ps_lsn_at(PG_FUNCTION_ARGS)
 {
 	PsTimeline *tl = ps_timeline_open(text_to_cstring(PG_GETARG_TEXT_PP(0)), text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	XLogRecPtr	now = ps_timeline_last_record_lsn(tl);

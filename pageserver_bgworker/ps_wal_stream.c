@@ -441,8 +441,8 @@ send_status(PsWalStream *s)
 	s->status_sent_at = GetCurrentTimestamp();
 }
 
-/* One CopyData message. */
-static void
+/* One CopyData message.  Not inlined: the caller has a PG_TRY. */
+static pg_noinline void
 handle_message(PsWalStream *s, const char *msg, int len)
 {
 	if (msg[0] == 'w' && len >= WAL_MESSAGE_HEADER)
@@ -464,7 +464,6 @@ handle_message(PsWalStream *s, const char *msg, int len)
 				 errmsg("unexpected message 0x%02X of %d bytes in the WAL stream", (uint8) msg[0], len)));
 }
 
-/* Not inlined: PG_TRY must not have the locals of the loop around it. */
 static pg_noinline void
 handle_and_free(PsWalStream *s, char *msg, int len)
 {
@@ -472,11 +471,13 @@ handle_and_free(PsWalStream *s, char *msg, int len)
 	{
 		handle_message(s, msg, len);
 	}
-	PG_FINALLY();
+	PG_CATCH();
 	{
 		PQfreemem(msg);
+		PG_RE_THROW();
 	}
 	PG_END_TRY();
+	PQfreemem(msg);
 }
 
 /* Takes messages that have arrived; false when the stream has ended. */
