@@ -1,0 +1,379 @@
+/*
+ * relation_table.c - sizes, persistence and floors of relations, in shared memory.
+ *
+ * Most extensions of a relation write zero pages of which WAL says nothing, so for a relation that was changed since the
+ * start the local size is the truth and its entry is kept until the relation is dropped (`changed`).  Entries that only
+ * remember answers of the page source may be evicted at any time.  When a partition is full of changed entries, the
+ * operation fails with a hint; a size is never guessed.
+ *
+ * NEON_RELATION_PARTITIONS small hash tables, each with its own LWLock, so that an eviction needs to scan one of them only.
+ * The lock is held for a few instructions; nothing is read, written or allocated (but for hash_search) under it.
+ *
+ * Crash rule: all of it is lost with the instance; a compute that crashed starts from nothing.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "postgres.h"
+
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/lwlock.h"
+#include "storage/shmem.h"
+#include "utils/hsearch.h"
+
+#include "neon_smgr.h"
+#include "relation_table.h"
+
+#define NEON_RELATION_PARTITIONS	16
+#define NEON_RELATION_EVICT_BATCH	8
+
+static HTAB *tables[NEON_RELATION_PARTITIONS];
+static LWLockPadded *locks;
+
+static long
+partition_capacity(void)
+{
+	return Max(neon_max_relations / NEON_RELATION_PARTITIONS, 16);
+}
+
+Size
+relation_table_shmem_bytes(void)
+{
+	return mul_size(NEON_RELATION_PARTITIONS, hash_estimate_size(partition_capacity(), sizeof(RelationInfo)));
+}
+
+void
+relation_table_request(void)
+{
+	RequestAddinShmemSpace(relation_table_shmem_bytes());
+	RequestNamedLWLockTranche("neon_relation_table", NEON_RELATION_PARTITIONS);
+}
+
+void
+relation_table_init(bool first)
+{
+	for (int i = 0; i < NEON_RELATION_PARTITIONS; i++)
+	{
+		HASHCTL		ctl = {.keysize = sizeof(NeonRel),.entrysize = sizeof(RelationInfo)};
+		char		name[48];
+
+		snprintf(name, sizeof(name), "neon relations %d", i);
+		tables[i] = ShmemInitHash(name, partition_capacity(), partition_capacity(), &ctl, HASH_ELEM | HASH_BLOBS | HASH_FIXED_SIZE);
+	}
+	locks = GetNamedLWLockTranche("neon_relation_table");
+}
+
+static int
+partition_of(const NeonRel *rel)
+{
+	/* not the bits the hash table itself uses */
+	return (hash_bytes((const unsigned char *) rel, sizeof(*rel)) >> 24) % NEON_RELATION_PARTITIONS;
+}
+
+static LWLock *
+lock_of(const NeonRel *rel)
+{
+	return &locks[partition_of(rel)].lock;
+}
+
+bool
+relation_lookup(const NeonRel *rel, RelationInfo *info)
+{
+	LWLock	   *lock = lock_of(rel);
+	RelationInfo *entry;
+
+	LWLockAcquire(lock, LW_SHARED);
+	entry = hash_search(tables[partition_of(rel)], rel, HASH_FIND, NULL);
+	if (entry != NULL)
+		*info = *entry;
+	LWLockRelease(lock);
+	if (entry == NULL)
+	{
+		memset(info, 0, sizeof(*info));
+		info->rel = *rel;
+	}
+	return entry != NULL;
+}
+
+/* Make room in a full partition: forget some answers of the page source.  Returns the number of entries removed. */
+static int
+evict_unchanged(HTAB *table)
+{
+	HASH_SEQ_STATUS seq;
+	RelationInfo *entry;
+	int			evicted = 0;
+
+	hash_seq_init(&seq, table);
+	while ((entry = hash_seq_search(&seq)) != NULL)
+	{
+		if (entry->changed)
+			continue;
+		hash_search(table, &entry->rel, HASH_REMOVE, NULL);
+		if (++evicted == NEON_RELATION_EVICT_BATCH)
+		{
+			hash_seq_term(&seq);
+			break;
+		}
+	}
+	return evicted;
+}
+
+/* The entry, made if there is none; the caller holds the lock exclusively. */
+static RelationInfo *
+get_entry(const NeonRel *rel)
+{
+	HTAB	   *table = tables[partition_of(rel)];
+	bool		found;
+	RelationInfo *entry = hash_search(table, rel, HASH_ENTER_NULL, &found);
+
+	if (entry == NULL && evict_unchanged(table) > 0)
+		entry = hash_search(table, rel, HASH_ENTER_NULL, &found);
+	if (entry == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("too many relations have been changed since this compute was started"),
+				 errhint("Increase \"neon.max_relations\" (now %d) and restart the compute.", neon_max_relations)));
+	if (!found)
+	{
+		memset(entry, 0, sizeof(*entry));
+		entry->rel = *rel;
+	}
+	return entry;
+}
+
+static RelationInfo *
+lock_entry(const NeonRel *rel)
+{
+	LWLockAcquire(lock_of(rel), LW_EXCLUSIVE);
+	return get_entry(rel);
+}
+
+static void
+unlock_entry(const NeonRel *rel)
+{
+	LWLockRelease(lock_of(rel));
+}
+
+void
+relation_learn_persistence(const NeonRel *rel, NeonPersistence persistence)
+{
+	RelationInfo *entry = lock_entry(rel);
+
+	if (entry->persistence == NEON_PERSISTENCE_UNKNOWN)
+		entry->persistence = persistence;
+	unlock_entry(rel);
+}
+
+void
+relation_learn_existence(const NeonRel *rel, int fork, bool exists)
+{
+	RelationInfo *entry = lock_entry(rel);
+
+	if (entry->fork[fork].existence == NEON_EXISTS_UNKNOWN)
+		entry->fork[fork].existence = exists ? NEON_EXISTS_YES : NEON_EXISTS_NO;
+	unlock_entry(rel);
+}
+
+BlockNumber
+relation_learn_size(const NeonRel *rel, int fork, BlockNumber nblocks)
+{
+	RelationInfo *entry = lock_entry(rel);
+	RelationFork *f = &entry->fork[fork];
+
+	if (!f->size_known)
+	{
+		f->size_known = true;
+		f->nblocks = nblocks;
+		/* Blocks may have been written before anybody asked for the size; they are below it. */
+		f->written_end = Max(f->written_end, nblocks);
+		if (nblocks > 0)
+			f->existence = NEON_EXISTS_YES;
+	}
+	nblocks = f->nblocks;
+	unlock_entry(rel);
+	return nblocks;
+}
+
+bool
+relation_create_fork(const NeonRel *rel, int fork, NeonPersistence persistence, TransactionId creator, XLogRecPtr floor)
+{
+	RelationInfo *entry = lock_entry(rel);
+	RelationFork *f = &entry->fork[fork];
+	bool		fresh = f->existence != NEON_EXISTS_YES;
+
+	if (fresh)
+	{
+		entry->changed = true;
+		entry->floor = Max(entry->floor, floor);
+		if (fork == NEON_FORK_MAIN)
+		{
+			entry->persistence = persistence;
+			entry->creator = creator;
+			/* A new relation has no other fork yet. */
+			for (int i = 0; i < NEON_FORKS; i++)
+			{
+				memset(&entry->fork[i], 0, sizeof(RelationFork));
+				entry->fork[i].existence = NEON_EXISTS_NO;
+				entry->fork[i].size_known = true;
+			}
+		}
+		f->existence = NEON_EXISTS_YES;
+		f->size_known = true;
+		f->nblocks = 0;
+		f->written_end = 0;
+	}
+	unlock_entry(rel);
+	return fresh;
+}
+
+void
+relation_extend(const NeonRel *rel, int fork, BlockNumber nblocks)
+{
+	RelationInfo *entry = lock_entry(rel);
+	RelationFork *f = &entry->fork[fork];
+
+	Assert(f->size_known);
+	entry->changed = true;
+	f->existence = NEON_EXISTS_YES;
+	f->nblocks = Max(f->nblocks, nblocks);
+	unlock_entry(rel);
+}
+
+bool
+relation_note_written(const NeonRel *rel, int fork, BlockNumber block, XLogRecPtr lsn)
+{
+	LWLock	   *lock = lock_of(rel);
+	RelationInfo *entry;
+	bool		pins = false;
+	bool		done = false;
+
+	/* Mostly there is nothing to change. */
+	LWLockAcquire(lock, LW_SHARED);
+	entry = hash_search(tables[partition_of(rel)], rel, HASH_FIND, NULL);
+	if (entry == NULL)
+		done = true;			/* evicted, hence unchanged: the block is within what the page source has */
+	else if (block < entry->fork[fork].written_end || !entry->fork[fork].size_known)
+	{
+		pins = entry->fork[fork].has_pins;
+		done = true;
+	}
+	LWLockRelease(lock);
+	if (done)
+		return pins;
+
+	entry = lock_entry(rel);
+	if (block >= entry->fork[fork].written_end)
+	{
+		/*
+		 * Blocks below that were never written are zeros, which the page source knows only once it has the WAL that made it
+		 * extend the fork to this block.
+		 */
+		entry->fork[fork].written_end = block + 1;
+		entry->floor = Max(entry->floor, lsn);
+		entry->changed = true;
+	}
+	pins = entry->fork[fork].has_pins;
+	unlock_entry(rel);
+	return pins;
+}
+
+void
+relation_truncate(const NeonRel *rel, int fork, BlockNumber nblocks, XLogRecPtr floor)
+{
+	RelationInfo *entry = lock_entry(rel);
+	RelationFork *f = &entry->fork[fork];
+
+	entry->changed = true;
+	entry->floor = Max(entry->floor, floor);
+	f->existence = NEON_EXISTS_YES;
+	f->size_known = true;
+	f->nblocks = nblocks;
+	f->written_end = Min(f->written_end, nblocks);
+	unlock_entry(rel);
+}
+
+void
+relation_set_pins(const NeonRel *rel, int fork, bool has_pins)
+{
+	RelationInfo *entry = lock_entry(rel);
+
+	entry->fork[fork].has_pins = has_pins;
+	if (has_pins)
+		entry->changed = true;
+	unlock_entry(rel);
+}
+
+void
+relation_raise_floor_if_known(const NeonRel *rel, XLogRecPtr floor)
+{
+	RelationInfo *entry;
+
+	LWLockAcquire(lock_of(rel), LW_EXCLUSIVE);
+	entry = hash_search(tables[partition_of(rel)], rel, HASH_FIND, NULL);
+	if (entry != NULL)
+	{
+		entry->floor = Max(entry->floor, floor);
+		entry->changed = true;
+	}
+	LWLockRelease(lock_of(rel));
+}
+
+void
+relation_forget(const NeonRel *rel)
+{
+	LWLockAcquire(lock_of(rel), LW_EXCLUSIVE);
+	hash_search(tables[partition_of(rel)], rel, HASH_REMOVE, NULL);
+	LWLockRelease(lock_of(rel));
+}
+
+RelationInfo *
+relation_list(bool (*filter) (const RelationInfo *info, const void *arg), const void *arg, int *count)
+{
+	int			capacity = 64;
+	RelationInfo *list = palloc(capacity * sizeof(RelationInfo));
+
+	*count = 0;
+	for (int i = 0; i < NEON_RELATION_PARTITIONS; i++)
+	{
+		HASH_SEQ_STATUS seq;
+		RelationInfo *entry;
+		long		room;
+
+		/* Allocate before taking the lock. */
+		room = *count + hash_get_num_entries(tables[i]) + 64;
+		if (room > capacity)
+		{
+			capacity = room;
+			list = repalloc_huge(list, capacity * sizeof(RelationInfo));
+		}
+		LWLockAcquire(&locks[i].lock, LW_SHARED);
+		hash_seq_init(&seq, tables[i]);
+		while ((entry = hash_seq_search(&seq)) != NULL)
+		{
+			if (*count == capacity)
+			{
+				hash_seq_term(&seq);	/* grew meanwhile; the rest comes in the next call */
+				break;
+			}
+			if (filter(entry, arg))
+				list[(*count)++] = *entry;
+		}
+		LWLockRelease(&locks[i].lock);
+	}
+	return list;
+}
+
+int
+relation_table_used(void)
+{
+	long		n = 0;
+
+	for (int i = 0; i < NEON_RELATION_PARTITIONS; i++)
+	{
+		LWLockAcquire(&locks[i].lock, LW_SHARED);
+		n += hash_get_num_entries(tables[i]);
+		LWLockRelease(&locks[i].lock);
+	}
+	return n;
+}

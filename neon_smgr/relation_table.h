@@ -1,0 +1,67 @@
+/*
+ * relation_table.h - sizes, persistence and floors of relations, in shared memory.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef NEON_RELATION_TABLE_H
+#define NEON_RELATION_TABLE_H
+
+#include "access/transam.h"
+
+#include "pagestore.h"
+
+typedef enum NeonExistence
+{
+	NEON_EXISTS_UNKNOWN = 0,
+	NEON_EXISTS_NO,
+	NEON_EXISTS_YES
+} NeonExistence;
+
+typedef struct RelationFork
+{
+	uint8		existence;		/* NeonExistence */
+	bool		size_known;
+	bool		has_pins;		/* a file of pinned pages exists */
+	BlockNumber nblocks;		/* the size the server sees; valid if size_known */
+	BlockNumber written_end;	/* no block at or past this has ever left shared_buffers with content */
+} RelationFork;
+
+typedef struct RelationInfo
+{
+	NeonRel		rel;			/* hash key; must be first */
+	uint8		persistence;	/* NeonPersistence */
+	bool		changed;		/* holds what no one else knows: never evicted */
+	TransactionId creator;		/* top transaction that created it since the start, else invalid */
+	XLogRecPtr	floor;			/* not_modified_since of every block is at least this */
+	RelationFork fork[NEON_FORKS];
+} RelationInfo;
+
+extern Size relation_table_shmem_bytes(void);
+extern void relation_table_request(void);
+extern void relation_table_init(bool first);
+
+/* A copy of what is known; all unknown (and false) when there is no entry. */
+extern bool relation_lookup(const NeonRel *rel, RelationInfo *info);
+
+extern void relation_learn_persistence(const NeonRel *rel, NeonPersistence persistence);
+extern void relation_learn_existence(const NeonRel *rel, int fork, bool exists);
+/* The page source's answer; ignored if the size has become known meanwhile.  Returns the size that holds. */
+extern BlockNumber relation_learn_size(const NeonRel *rel, int fork, BlockNumber nblocks);
+
+/* false if the fork exists already */
+extern bool relation_create_fork(const NeonRel *rel, int fork, NeonPersistence persistence, TransactionId creator,
+								 XLogRecPtr floor);
+extern void relation_extend(const NeonRel *rel, int fork, BlockNumber nblocks);
+/* A block with content leaves shared_buffers.  Returns has_pins. */
+extern bool relation_note_written(const NeonRel *rel, int fork, BlockNumber block, XLogRecPtr lsn);
+extern void relation_truncate(const NeonRel *rel, int fork, BlockNumber nblocks, XLogRecPtr floor);
+extern void relation_set_pins(const NeonRel *rel, int fork, bool has_pins);
+/* Nothing happens if the relation has been dropped. */
+extern void relation_raise_floor_if_known(const NeonRel *rel, XLogRecPtr floor);
+extern void relation_forget(const NeonRel *rel);
+
+/* Copies of all entries for which the filter holds, palloc'd. */
+extern RelationInfo *relation_list(bool (*filter) (const RelationInfo *info, const void *arg), const void *arg, int *count);
+extern int	relation_table_used(void);
+
+#endif							/* NEON_RELATION_TABLE_H */

@@ -1,0 +1,178 @@
+/*
+ * release_worker.c - lets go of pinned pages that storage can rebuild by now.
+ *
+ * Every round it looks at the pinned pages of every relation that has some, a bounded number at a time, under the fork's pin
+ * lock, and classifies them again.  A page goes when its reason is gone (the transaction or vacuum has ended) and the quorum
+ * has its WAL.  A page of an index build goes when the transaction that created the relation has ended: it has logged it by
+ * then, perhaps without writing it again (sorted GiST builds), so the relation's floor is raised to the end of WAL.
+ * Nothing is logged from here: a pinned page may be older than the same page in shared_buffers.
+ *
+ * Sequences stay pinned.  So does the FSM, of which a clean stop logs images, or a compute that starts from nothing would
+ * not know where there is room.  FSM pages are hints: an old one does no harm.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "access/xlog.h"
+#include "access/xloginsert.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/bufpage.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/procarray.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+
+#include "neon_smgr.h"
+#include "page_class.h"
+#include "pagestore.h"
+#include "pinned_pages.h"
+#include "relation_table.h"
+
+#define ROUND_MS			1000
+#define PAGES_PER_LOCK		64
+
+typedef struct ReleaseRound
+{
+	bool		build_over;		/* the relation's creator has ended */
+	XLogRecPtr	commit_lsn;
+} ReleaseRound;
+
+static bool
+has_pins(const RelationInfo *info, const void *arg)
+{
+	for (int fork = 0; fork < NEON_FORKS; fork++)
+		if (info->fork[fork].has_pins)
+			return true;
+	return false;
+}
+
+static bool
+may_go(const NeonRel *rel, int fork, BlockNumber block, const char *page, void *arg)
+{
+	const ReleaseRound *round = arg;
+	PageClass	class = page_classify(fork, page);
+	bool		goes = false;
+
+	if (class == PAGE_IMPLIED)
+		goes = PageGetLSN((Page) page) <= round->commit_lsn;
+	else if (class == PAGE_PIN_BUILD && round->build_over)
+	{
+		goes = true;
+		if (page_source->note_write)
+			page_source->note_write(rel, fork, block, page);
+	}
+	if (goes)
+		neon_count(NEON_CNT_PIN_RELEASED);
+	return goes;
+}
+
+static void
+release_fork(const RelationInfo *info, int fork)
+{
+	ReleaseRound round = {.commit_lsn = neon_commit_lsn()};
+	BlockNumber block = 0;
+
+	if (fork == NEON_FORK_FSM)
+		return;
+	round.build_over = TransactionIdIsValid(info->creator) &&
+		TransactionIdPrecedes(info->creator, GetOldestActiveTransactionId());
+	if (round.build_over)
+		relation_raise_floor_if_known(&info->rel, neon_insert_lsn());
+	while (pinned_scan(&info->rel, fork, &block, PAGES_PER_LOCK, may_go, &round))
+		CHECK_FOR_INTERRUPTS();
+	pinned_tidy(&info->rel, fork);
+}
+
+static void
+release_round(void)
+{
+	int			count;
+	RelationInfo *list = relation_list(has_pins, NULL, &count);
+
+	for (int i = 0; i < count; i++)
+		for (int fork = 0; fork < NEON_FORKS; fork++)
+		{
+			if (list[i].fork[fork].has_pins)
+				release_fork(&list[i], fork);
+			if (ShutdownRequestPending)
+				return;
+		}
+}
+
+static bool
+log_fsm_page(const NeonRel *rel, int fork, BlockNumber block, const char *page, void *arg)
+{
+	RelFileNode node = {.spcNode = rel->spc,.dbNode = rel->db,.relNode = rel->rel};
+	PGAlignedBlock copy;
+
+	memcpy(copy.data, page, BLCKSZ);
+	(void) log_newpage(&node, fork, block, copy.data, false);
+	return false;
+}
+
+static void
+log_all_fsm_pages(void)
+{
+	int			count;
+	RelationInfo *list = relation_list(has_pins, NULL, &count);
+
+	for (int i = 0; i < count; i++)
+	{
+		BlockNumber block = 0;
+
+		if (list[i].fork[NEON_FORK_FSM].has_pins)
+			while (pinned_scan(&list[i].rel, NEON_FORK_FSM, &block, PAGES_PER_LOCK, log_fsm_page, NULL))
+				;
+	}
+}
+
+void
+neon_release_worker_main(Datum arg)
+{
+	MemoryContext context;
+
+	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	context = AllocSetContextCreate(TopMemoryContext, "neon release worker", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(context);
+
+	while (!ShutdownRequestPending)
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, ROUND_MS, PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+		release_round();
+		MemoryContextReset(context);
+	}
+	log_all_fsm_pages();
+	proc_exit(1);				/* started again, unless the server is stopping */
+}
+
+void
+release_worker_register(void)
+{
+	BackgroundWorker worker = {
+		.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION,
+		.bgw_start_time = BgWorkerStart_RecoveryFinished,
+		.bgw_restart_time = 1,
+	};
+
+	strlcpy(worker.bgw_library_name, "neon_smgr", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "neon_release_worker_main", BGW_MAXLEN);
+	strlcpy(worker.bgw_name, "neon pinned page release", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "neon pinned page release", BGW_MAXLEN);
+	RegisterBackgroundWorker(&worker);
+}
