@@ -41,3 +41,84 @@ CREATE FUNCTION neon_test_evict(relation regclass) RETURNS void
 	AS 'MODULE_PATHNAME', 'neon_test_evict' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION neon_test_evict(regclass) IS 'for tests: write and drop the relation''s buffers';
 REVOKE ALL ON FUNCTION neon_test_evict(regclass) FROM PUBLIC;
+
+-- ---------------------------------------------------------------- control plane: branches, endpoints, tenants
+
+CREATE FUNCTION neon_control(fn text, args jsonb) RETURNS jsonb
+AS 'MODULE_PATHNAME', 'neon_control' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION neon_control(text, jsonb) IS 'call the control plane; the functions below are its names';
+
+CREATE FUNCTION neon_create_tenant(name text) RETURNS text LANGUAGE sql AS
+$$ SELECT @extschema@.neon_control('create_tenant', jsonb_build_object('name', name)) #>> '{}' $$;
+COMMENT ON FUNCTION neon_create_tenant(text) IS 'make a tenant with a branch and an endpoint "main" (on the controller); returns its id';
+
+CREATE FUNCTION neon_drop_tenant(name text) RETURNS void LANGUAGE sql AS
+$$ SELECT @extschema@.neon_control('drop_tenant', jsonb_build_object('name', name)) $$;
+COMMENT ON FUNCTION neon_drop_tenant(text) IS 'drop a tenant with all its branches, endpoints and data (on the controller)';
+
+CREATE FUNCTION neon_create_branch(name text, parent text = NULL, at_lsn pg_lsn = NULL, at_time timestamptz = NULL) RETURNS text
+LANGUAGE sql AS $$ SELECT @extschema@.neon_control('create_branch', jsonb_build_object('name', name, 'parent', parent,
+	'at_lsn', at_lsn, 'at_time', at_time)) #>> '{}' $$;
+COMMENT ON FUNCTION neon_create_branch(text, text, pg_lsn, timestamptz) IS
+	'make a branch of this branch (or of parent) with everything committed before the call, or as it was at an LSN or a time; returns its id';
+
+CREATE FUNCTION neon_drop_branch(name text, cascade bool = false) RETURNS void LANGUAGE sql AS
+$$ SELECT @extschema@.neon_control('drop_branch', jsonb_build_object('name', name, 'cascade', cascade)) $$;
+COMMENT ON FUNCTION neon_drop_branch(text, bool) IS 'drop a branch with its endpoint and data; cascade drops its children too';
+
+CREATE FUNCTION neon_rename_branch(name text, new_name text) RETURNS void LANGUAGE sql AS
+$$ SELECT @extschema@.neon_control('rename_branch', jsonb_build_object('name', name, 'new_name', new_name)) $$;
+COMMENT ON FUNCTION neon_rename_branch(text, text) IS 'give a branch another name';
+
+CREATE FUNCTION neon_create_endpoint(name text, branch text = NULL) RETURNS text LANGUAGE sql AS
+$$ SELECT @extschema@.neon_control('create_endpoint', jsonb_build_object('name', name, 'branch', branch)) #>> '{}' $$;
+COMMENT ON FUNCTION neon_create_endpoint(text, text) IS 'make and start a server for a branch (of the same name, unless given); returns its URI';
+
+CREATE FUNCTION neon_start_endpoint(name text) RETURNS text LANGUAGE sql AS
+$$ SELECT @extschema@.neon_control('start_endpoint', jsonb_build_object('name', name)) #>> '{}' $$;
+COMMENT ON FUNCTION neon_start_endpoint(text) IS 'start an endpoint if it does not run; returns its URI';
+
+CREATE FUNCTION neon_suspend_endpoint(name text) RETURNS void LANGUAGE sql AS
+$$ SELECT @extschema@.neon_control('suspend_endpoint', jsonb_build_object('name', name)) $$;
+COMMENT ON FUNCTION neon_suspend_endpoint(text) IS 'stop an endpoint; its branch stays';
+
+CREATE FUNCTION neon_drop_endpoint(name text) RETURNS void LANGUAGE sql AS
+$$ SELECT @extschema@.neon_control('drop_endpoint', jsonb_build_object('name', name)) $$;
+COMMENT ON FUNCTION neon_drop_endpoint(text) IS 'stop and forget an endpoint; its branch stays';
+
+CREATE FUNCTION neon_connection_uri(branch text = NULL) RETURNS text LANGUAGE sql AS
+$$ SELECT @extschema@.neon_control('connection_uri', jsonb_build_object('branch', branch)) #>> '{}' $$;
+COMMENT ON FUNCTION neon_connection_uri(text) IS 'URI of a branch''s endpoint, password included';
+
+CREATE FUNCTION neon_lsn_at(at timestamptz) RETURNS pg_lsn LANGUAGE sql AS
+$$ SELECT (@extschema@.neon_control('lsn_at', jsonb_build_object('at', at)) #>> '{}')::pg_lsn $$;
+COMMENT ON FUNCTION neon_lsn_at(timestamptz) IS 'the LSN at which this branch held what was committed at a time';
+
+CREATE FUNCTION neon_checkpoint() RETURNS void LANGUAGE sql AS
+$$ SELECT @extschema@.neon_control('checkpoint', '{}') $$;
+COMMENT ON FUNCTION neon_checkpoint() IS 'make the pageserver write everything of the tenant to layer files now';
+
+CREATE FUNCTION neon_current_branch() RETURNS text LANGUAGE sql AS
+$$ SELECT @extschema@.neon_control('current_branch', '{}') #>> '{}' $$;
+COMMENT ON FUNCTION neon_current_branch() IS 'name of the branch this session is connected to';
+
+CREATE VIEW neon_tenants AS
+	SELECT * FROM jsonb_to_recordset(neon_control('tenants', '{}')) AS t (id text, name text, created_at timestamptz);
+COMMENT ON VIEW neon_tenants IS 'tenants (from an endpoint: its own)';
+CREATE VIEW neon_branches AS
+	SELECT * FROM jsonb_to_recordset(neon_control('branches', '{}')) AS b (name text, parent text, start_lsn pg_lsn,
+		created_at timestamptz, timeline_id text, tenant text);
+COMMENT ON VIEW neon_branches IS 'branches, their parents and the LSN they began at';
+CREATE VIEW neon_endpoints AS
+	SELECT * FROM jsonb_to_recordset(neon_control('endpoints', '{}')) AS e (name text, branch text, mode text, state text, pid int,
+		host text, port int, started_at timestamptz, tenant text);
+COMMENT ON VIEW neon_endpoints IS 'endpoints and whether they run';
+CREATE VIEW neon_nodes AS
+	SELECT * FROM jsonb_to_recordset(neon_control('nodes', '{}')) AS n (name text, role text, node_id int, host text, port int,
+		registered_at timestamptz);
+COMMENT ON VIEW neon_nodes IS 'servers of the cluster (on the controller)';
+
+REVOKE ALL ON FUNCTION neon_control(text, jsonb), neon_create_tenant(text), neon_drop_tenant(text),
+	neon_create_branch(text, text, pg_lsn, timestamptz), neon_drop_branch(text, bool), neon_rename_branch(text, text),
+	neon_create_endpoint(text, text), neon_start_endpoint(text), neon_suspend_endpoint(text), neon_drop_endpoint(text),
+	neon_connection_uri(text), neon_lsn_at(timestamptz), neon_checkpoint(), neon_current_branch() FROM PUBLIC;
