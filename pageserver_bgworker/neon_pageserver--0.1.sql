@@ -121,7 +121,88 @@ CREATE PROCEDURE neon_pageserver.pagestream(tenant text, timeline text)
 COMMENT ON PROCEDURE neon_pageserver.pagestream(text, text) IS 'stream of page requests and answers in CopyBoth';
 
 -- ---------------------------------------------------------------- ingest, base backup (begin)
+
+CREATE PROCEDURE neon_pageserver.basebackup(tenant text, timeline text, lsn pg_lsn, prev_lsn pg_lsn)
+	LANGUAGE c AS 'MODULE_PATHNAME', 'neon_ps_basebackup';
+COMMENT ON PROCEDURE neon_pageserver.basebackup(text, text, pg_lsn, pg_lsn) IS
+	'tar archive in CopyBoth: a data directory without relations that starts at an LSN without recovery';
+
+CREATE FUNCTION neon_pageserver.lsn_at(tenant text, timeline text, at timestamptz) RETURNS pg_lsn
+	LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'neon_ps_lsn_at';
+COMMENT ON FUNCTION neon_pageserver.lsn_at(text, text, timestamptz) IS
+	'end of the last WAL record before the first commit later than a time';
+
+CREATE FUNCTION neon_pageserver.ingest_status(OUT tenant text, OUT timeline text, OUT state text, OUT worker_pid int,
+	OUT safekeeper text, OUT last_record_lsn pg_lsn, OUT attempts_lsn pg_lsn, OUT attempts int, OUT message text)
+	RETURNS SETOF record
+	LANGUAGE c AS 'MODULE_PATHNAME', 'neon_ps_ingest_status';
+COMMENT ON FUNCTION neon_pageserver.ingest_status() IS 'how ingest of each timeline fares';
+
+CREATE VIEW neon_pageserver.ingest AS SELECT * FROM neon_pageserver.ingest_status();
+COMMENT ON VIEW neon_pageserver.ingest IS
+	'ingest of each timeline: where its WAL comes from, and failed attempts at a record; three quarantine the timeline';
+
+CREATE FUNCTION neon_pageserver.resume_ingest(tenant text, timeline text) RETURNS void
+	LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'neon_ps_resume_ingest';
+COMMENT ON FUNCTION neon_pageserver.resume_ingest(text, text) IS 'end the quarantine of a timeline';
+
+CREATE FUNCTION neon_pageserver.import_datadir(tenant text, timeline text, directory text) RETURNS pg_lsn
+	LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'neon_ps_import_datadir';
+COMMENT ON FUNCTION neon_pageserver.import_datadir(text, text, text) IS
+	'make a timeline from a data directory that was stopped cleanly; returns where its WAL goes on';
+
+CREATE FUNCTION neon_pageserver.ingest_wal_directory(tenant text, timeline text, directory text,
+	upto pg_lsn DEFAULT NULL) RETURNS pg_lsn
+	LANGUAGE c AS 'MODULE_PATHNAME', 'neon_ps_ingest_wal_directory';
+COMMENT ON FUNCTION neon_pageserver.ingest_wal_directory(text, text, text, pg_lsn) IS
+	'ingest WAL segments of a directory into a timeline without safekeepers; returns the last record''s end';
+
+CREATE FUNCTION neon_pageserver.page_at(tenant text, timeline text, spc oid, db oid, rel oid, fork int, blk bigint,
+	lsn pg_lsn) RETURNS bytea
+	LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'neon_ps_page_at';
+COMMENT ON FUNCTION neon_pageserver.page_at(text, text, oid, oid, oid, int, bigint, pg_lsn) IS
+	'one page of a relation fork at an LSN';
+
+CREATE FUNCTION neon_pageserver.rel_size_at(tenant text, timeline text, spc oid, db oid, rel oid, fork int, lsn pg_lsn)
+	RETURNS bigint
+	LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'neon_ps_rel_size_at';
+COMMENT ON FUNCTION neon_pageserver.rel_size_at(text, text, oid, oid, oid, int, pg_lsn) IS
+	'blocks of a relation fork at an LSN; NULL when it does not exist';
+
+CREATE FUNCTION neon_pageserver.slru_segment_at(tenant text, timeline text, kind int, segment bigint, lsn pg_lsn)
+	RETURNS bytea
+	LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'neon_ps_slru_segment_at';
+COMMENT ON FUNCTION neon_pageserver.slru_segment_at(text, text, int, bigint, pg_lsn) IS
+	'an SLRU segment at an LSN (kind 0 pg_xact, 1 multixact offsets, 2 members); NULL when it does not exist';
+
+CREATE FUNCTION neon_pageserver.compare_directory(tenant text, timeline text, directory text, lsn pg_lsn,
+	OUT path text, OUT block bigint, OUT problem text) RETURNS SETOF record
+	LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'neon_ps_compare_directory';
+COMMENT ON FUNCTION neon_pageserver.compare_directory(text, text, text, pg_lsn) IS
+	'differences between a data directory that was stopped at an LSN and the timeline at that LSN';
+
+REVOKE EXECUTE ON FUNCTION neon_pageserver.compare_directory(text, text, text, pg_lsn) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION neon_pageserver.ingest_status() FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION neon_pageserver.resume_ingest(text, text) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION neon_pageserver.import_datadir(text, text, text) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION neon_pageserver.ingest_wal_directory(text, text, text, pg_lsn) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION neon_pageserver.page_at(text, text, oid, oid, oid, int, bigint, pg_lsn) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION neon_pageserver.rel_size_at(text, text, oid, oid, oid, int, pg_lsn) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION neon_pageserver.slru_segment_at(text, text, int, bigint, pg_lsn) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION neon_pageserver.ingest_status() TO pg_monitor;
+GRANT SELECT ON neon_pageserver.ingest TO pg_monitor;
+
 -- ---------------------------------------------------------------- ingest, base backup (end)
 
 -- ---------------------------------------------------------------- redo (begin)
+
+CREATE FUNCTION neon_pageserver.check_wal_directory(directory text, from_lsn pg_lsn, to_lsn pg_lsn DEFAULT NULL,
+	logs_before text DEFAULT NULL, logs_after text DEFAULT NULL, OUT resource_manager text, OUT records bigint,
+	OUT native bigint, OUT by_process bigint, OUT compared bigint, OUT mismatches bigint, OUT first_mismatch text)
+	RETURNS SETOF record
+	LANGUAGE c AS 'MODULE_PATHNAME', 'neon_pageserver_check_wal_directory';
+COMMENT ON FUNCTION neon_pageserver.check_wal_directory(text, pg_lsn, pg_lsn, text, text) IS
+	'replay WAL made with wal_consistency_checking in memory and compare every page, natively and by the redo process';
+REVOKE EXECUTE ON FUNCTION neon_pageserver.check_wal_directory(text, pg_lsn, pg_lsn, text, text) FROM PUBLIC;
+
 -- ---------------------------------------------------------------- redo (end)
