@@ -23,6 +23,8 @@
 #include "neon_pagestream.h"
 #include "neon_wal.h"
 
+/* PGDLLEXPORT: used by the test module store_test, which links against the loaded module. */
+
 /* ---- versions ---- */
 #define PS_VALUE_IMAGE		0x01	/* bytes are the object's whole content (an 8192-byte page for blocks) */
 #define PS_VALUE_WILL_INIT	0x02	/* needs nothing older: set on every image and on records that initialise the page */
@@ -50,13 +52,13 @@ typedef struct PsChain
 typedef struct PsTimeline PsTimeline;	/* opaque; lives in shared memory until the timeline is dropped */
 
 /* ERROR (42704 with hint) when there is none; checks that the session may use the tenant (42501). */
-extern PsTimeline *ps_timeline_open(const char *tenant, const char *timeline);
+extern PGDLLEXPORT PsTimeline *ps_timeline_open(const char *tenant, const char *timeline);
 extern PsTimeline *ps_timeline_lookup(const neon_id *tenant, const neon_id *timeline);	/* NULL if none, no checks */
 extern const neon_id *ps_timeline_tenant_id(PsTimeline *tl);
-extern const neon_id *ps_timeline_id(PsTimeline *tl);
-extern PsTimeline *ps_timeline_ancestor(PsTimeline *tl);	/* NULL for a root */
-extern XLogRecPtr ps_timeline_start_lsn(PsTimeline *tl);	/* branch point, or end of the import */
-extern XLogRecPtr ps_timeline_last_record_lsn(PsTimeline *tl);
+extern PGDLLEXPORT const neon_id *ps_timeline_id(PsTimeline *tl);
+extern PGDLLEXPORT PsTimeline *ps_timeline_ancestor(PsTimeline *tl);	/* NULL for a root */
+extern PGDLLEXPORT XLogRecPtr ps_timeline_start_lsn(PsTimeline *tl);	/* branch point, or end of the import */
+extern PGDLLEXPORT XLogRecPtr ps_timeline_last_record_lsn(PsTimeline *tl);
 extern XLogRecPtr ps_timeline_prev_record_lsn(PsTimeline *tl); /* start of the last ingested record, 0 if none */
 extern XLogRecPtr ps_timeline_disk_consistent_lsn(PsTimeline *tl);
 extern uint64 ps_timeline_system_id(PsTimeline *tl);
@@ -66,14 +68,14 @@ extern void ps_timeline_wait_lsn(PsTimeline *tl, XLogRecPtr lsn);
 
 /* ---- store, reading (ps_read.c): any backend.  lsn bounds are inclusive ---- */
 /* Newest first down to a WILL_INIT version, through ancestors.  `floor`: versions at or below it are not looked at (0 = none). */
-extern void ps_get_chain(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn, XLogRecPtr floor, PsChain *chain);
+extern PGDLLEXPORT void ps_get_chain(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn, XLogRecPtr floor, PsChain *chain);
 /* For keys that only have images: the newest at or below lsn.  NULL if none.  palloc'd; version_lsn may be NULL. */
 extern uint8 *ps_get_value(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn, uint32 *len, XLogRecPtr *version_lsn);
 /* All versions of one key with lo < lsn <= hi, newest first, not stopping at WILL_INIT. */
-extern void ps_get_versions(PsTimeline *tl, const neon_key *key, XLogRecPtr lo, XLogRecPtr hi, PsChain *chain);
+extern PGDLLEXPORT void ps_get_versions(PsTimeline *tl, const neon_key *key, XLogRecPtr lo, XLogRecPtr hi, PsChain *chain);
 /* Calls back for each key in [from, to] (encoded order) that has a version at or below lsn; the newest is in `v`. */
 typedef bool (*ps_scan_fn) (const neon_key *key, const PsVersion *v, void *arg);	/* false stops */
-extern void ps_scan(PsTimeline *tl, const neon_key *from, const neon_key *to, XLogRecPtr lsn, ps_scan_fn fn, void *arg);
+extern PGDLLEXPORT void ps_scan(PsTimeline *tl, const neon_key *from, const neon_key *to, XLogRecPtr lsn, ps_scan_fn fn, void *arg);
 /* Relation size at lsn; NEON_SIZE_ABSENT when it does not exist. */
 extern uint32 ps_rel_size(PsTimeline *tl, uint32 spc, uint32 db, uint32 rel, uint8 fork, XLogRecPtr lsn);
 /* The page at lsn, rebuilt (cuts looked up first; redo applied).  ERROR DATA_CORRUPTED names key and LSN. */
@@ -81,11 +83,11 @@ extern void ps_get_page(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn, cha
 
 /* ---- store, writing: only the worker that owns the timeline's ingest (ps_ingest.c) ---- */
 /* Versions become visible to readers at ps_commit, which is called once a record (or a batch of records) is complete. */
-extern void ps_put(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn, uint32 flags, const void *bytes, uint32 len);
+extern PGDLLEXPORT void ps_put(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn, uint32 flags, const void *bytes, uint32 len);
 extern void ps_put_size(PsTimeline *tl, uint32 spc, uint32 db, uint32 rel, uint8 fork, XLogRecPtr lsn, uint32 nblocks);
-extern void ps_commit(PsTimeline *tl, XLogRecPtr last_record_lsn, XLogRecPtr prev_record_lsn);
+extern PGDLLEXPORT void ps_commit(PsTimeline *tl, XLogRecPtr last_record_lsn, XLogRecPtr prev_record_lsn);
 /* Blocks (with interrupts) while the open layers are over their budget, so that flush can keep up. */
-extern void ps_throttle(PsTimeline *tl);
+extern PGDLLEXPORT void ps_throttle(PsTimeline *tl);
 /* Freeze the open layer and wait until it is durable. */
 extern void ps_flush_now(PsTimeline *tl);
 

@@ -143,8 +143,8 @@ extern uint32 ps_timeline_incarnation(PsTimeline *tl);
 extern bool ps_timeline_is_live(PsTimeline *tl, uint32 incarnation);	/* still the timeline it was, and not dropped */
 extern void ps_timeline_directory(PsTimeline *tl, char *path, size_t path_bytes);	/* relative to the data directory */
 /* An ingest worker claims a timeline before it puts; false when another process has it or it is being dropped. */
-extern bool ps_writer_attach(PsTimeline *tl);
-extern void ps_writer_detach(PsTimeline *tl);
+extern PGDLLEXPORT bool ps_writer_attach(PsTimeline *tl);
+extern PGDLLEXPORT void ps_writer_detach(PsTimeline *tl);
 /* Latches set when a timeline comes or goes (ingest), or something is to be flushed.  slot: the worker's number. */
 extern void ps_register_ingest_latch(int worker, Latch *latch); /* NULL unregisters */
 extern void ps_wake_ingest(void);
@@ -220,7 +220,7 @@ extern bool ps_pool_short(void);	/* large open layers are to be frozen although 
 extern bool ps_pool_scarce(void);	/* writers have to wait */
 extern uint32 ps_segment_take(void);	/* segment number; waits (bounded) for one */
 extern int	ps_layer_take(void);	/* descriptor, zeroed; PS_NO_LAYER when there is none */
-extern int	ps_freeze(PsTimeline *tl);	/* 1: froze something, 0: nothing to freeze, -1: the frozen list is full */
+extern PGDLLEXPORT int	ps_freeze(PsTimeline *tl);	/* 1: froze something, 0: nothing to freeze, -1: the frozen list is full */
 extern void ps_mem_layer_free(int layer);	/* no longer reachable by readers */
 extern uint64 ps_mem_layer_bytes(const PsMemLayer *layer);
 
