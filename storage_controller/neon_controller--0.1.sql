@@ -68,8 +68,11 @@ CREATE TABLE endpoints (
 	UNIQUE (compute, port)
 );
 
-SELECT pg_catalog.pg_extension_config_dump(t, '')
-FROM unnest(ARRAY['nodes', 'tenants', 'timelines', 'branches', 'endpoints']::regclass[]) t;
+SELECT pg_catalog.pg_extension_config_dump('nodes', '');
+SELECT pg_catalog.pg_extension_config_dump('tenants', '');
+SELECT pg_catalog.pg_extension_config_dump('timelines', '');
+SELECT pg_catalog.pg_extension_config_dump('branches', '');
+SELECT pg_catalog.pg_extension_config_dump('endpoints', '');
 
 -- ---------------------------------------------------------------- other nodes
 
@@ -497,26 +500,26 @@ END $$;
 -- Which tenant a caller means: a tenant's credential is its tenant; an administrator names one, or there is only one.
 CREATE FUNCTION callers_tenant(args jsonb) RETURNS text LANGUAGE plpgsql STABLE AS $$
 DECLARE
-	found text;
+	id_found text;
 	n int;
 BEGIN
 	IF session_user LIKE 'neon\_t\_%' THEN
 		RETURN substr(session_user, 8);
 	END IF;
 	IF nullif(current_setting('neon.tenant', true), '') IS NOT NULL THEN
-		SELECT id INTO found FROM @extschema@.tenants WHERE name = current_setting('neon.tenant') OR id = current_setting('neon.tenant');
+		SELECT id INTO id_found FROM @extschema@.tenants WHERE name = current_setting('neon.tenant') OR id = current_setting('neon.tenant');
 		IF NOT FOUND THEN
 			RAISE EXCEPTION 'tenant "%" does not exist', current_setting('neon.tenant') USING ERRCODE = 'NE010',
 				HINT = 'See neon_tenants for those there are.';
 		END IF;
-		RETURN found;
+		RETURN id_found;
 	END IF;
-	SELECT count(*), min(id) INTO n, found FROM @extschema@.tenants;
+	SELECT count(*), min(id) INTO n, id_found FROM @extschema@.tenants;
 	IF n <> 1 THEN
 		RAISE EXCEPTION 'there are % tenants, and none was named', n USING ERRCODE = 'NE010',
 			HINT = 'SET neon.tenant = ''name'' first.';
 	END IF;
-	RETURN found;
+	RETURN id_found;
 END $$;
 
 CREATE FUNCTION api(fn text, args jsonb, timeline_id text = NULL) RETURNS jsonb
