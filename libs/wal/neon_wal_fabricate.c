@@ -2,8 +2,9 @@
  * neon_wal_fabricate.c - WAL made from nothing: page headers, and one record in otherwise empty segments.
  *
  * A compute starts from a fabricated shutdown checkpoint at exactly the end of its log; a safekeeper's first segment
- * begins in the middle.  Both need headers that stock readers accept.  XLP_FIRST_IS_CONTRECORD is never set for a record
- * that is not there: what a page's first bytes were is unknown, and readers begin at the known record.
+ * begins in the middle.  Both need headers that stock readers accept.  Of the page on which the log begins, the bytes before
+ * that are not known here.  Its header says that a record of an earlier page ends there: pg_waldump and all who look for the
+ * first record of a page (XLogFindNextRecord) then pass over them to where the log begins.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -36,6 +37,16 @@ put_page_header(uint8_t *h, neon_lsn page, uint32_t rem_len, uint64_t system_id,
 		PUT(h + PAGE_BLCKSZ, uint32_t, NEON_XLOG_BLCKSZ);
 	}
 	return size;
+}
+
+/* For the page on which a log begins at `start`: the length of what stands before it, as of the end of an older record. */
+static uint32_t
+bytes_before(neon_lsn start, uint32_t segment_bytes)
+{
+	neon_lsn	page = start - start % NEON_XLOG_BLCKSZ;
+	neon_lsn	first = page + wal_header_bytes(page, segment_bytes);
+
+	return start > first ? (uint32_t) (start - first) : 0;
 }
 
 /* Where the bytes of a fabricated record go. */
@@ -149,8 +160,7 @@ neon_wal_fabricate(neon_lsn at, neon_lsn prev, uint8_t rmid, uint8_t info,
 	PUT(head + REC_CRC, uint32_t, crc);
 
 	put_page_header(out, t.base, 0, system_id, timeline, segment_bytes);
-	if (page != t.base)
-		put_page_header(out + (page - t.base), page, 0, system_id, timeline, segment_bytes);
+	put_page_header(out + (page - t.base), page, bytes_before(start, segment_bytes), system_id, timeline, segment_bytes);
 	put_record_bytes(&t, head, head_len);
 	put_record_bytes(&t, payload, payload_len);
 	return end;
@@ -166,7 +176,10 @@ neon_wal_leading_headers(neon_lsn at, uint64_t system_id, uint32_t timeline, uin
 
 	*page_offset = (uint32_t) (page - segment);
 	/* headers at or after `at` come with the log itself */
-	*first_len = at == segment ? 0 : put_page_header(first, segment, 0, system_id, timeline, segment_bytes);
-	*own_len = at == page || page == segment ? 0 :
-		put_page_header(own, page, 0, system_id, timeline, segment_bytes);
+	*first_len = *own_len = 0;
+	if (at != segment)
+		*first_len = put_page_header(first, segment, page == segment ? bytes_before(at, segment_bytes) : 0,
+									 system_id, timeline, segment_bytes);
+	if (at != page && page != segment)
+		*own_len = put_page_header(own, page, bytes_before(at, segment_bytes), system_id, timeline, segment_bytes);
 }
