@@ -137,6 +137,7 @@ typedef struct neon_proposer_peer
 	neon_lsn	sent_lsn;
 	neon_lsn	write_lsn;		/* raw bytes it has, for flow control */
 	neon_lsn	flush_lsn;		/* acknowledged in our term; survives the connection */
+	neon_lsn	ahead_lsn;		/* acknowledged, but not available here yet: zeroes at a record's end */
 	neon_lsn	commit_lsn;		/* it knows of */
 	neon_lsn	commit_sent_lsn;
 	bool		answered;		/* responded since 'elected' on this connection */

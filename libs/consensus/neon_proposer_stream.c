@@ -14,13 +14,28 @@
 #include <stdio.h>
 #include <string.h>
 
-/* How far WAL can be sent. */
+#define MAX_RECORD_BYTES	(UINT32_C(1) << 30)
+
+/* How far WAL can be sent: below expected_start_lsn from a donor, above it what is flushed locally. */
 static neon_lsn
 stream_limit(const neon_proposer *p)
 {
 	if (p->config.mode == NEON_PROPOSER_SYNC)
 		return p->term_start;
-	return neon_max_lsn(p->term_start, p->available_lsn);
+	return neon_max_lsn(p->config.expected_start_lsn, p->available_lsn);
+}
+
+/*
+ * May an acceptor have WAL up to here?  It may be ahead of what can be sent, by the zeroes at the end of one record:
+ * an acceptor that restarts scans a pre-zeroed file, where a record that ends in zeroes is complete, checksum and
+ * all, before its last bytes were sent.  The longest such end is the fill after a segment switch.
+ */
+static bool
+plausible_end(const neon_proposer *p, neon_lsn lsn)
+{
+	neon_lsn	limit = stream_limit(p);
+
+	return lsn <= limit || lsn - limit <= (neon_lsn) MAX_RECORD_BYTES + p->config.wal_segment_bytes;
 }
 
 static neon_msg_append
@@ -132,13 +147,16 @@ neon_proposer_announce(neon_proposer *p, int i)
 
 /* ---- commit ---- */
 
-/* What a member counts for. */
+/* What a member counts for.  An end that we ourselves do not have yet does not count before we have it. */
 static neon_lsn
 member_flush(const neon_proposer *p, uint64_t node_id)
 {
 	int			i = neon_proposer_find(p, node_id);
 
-	return i >= 0 ? p->peers[i].flush_lsn : NEON_LSN_INVALID;
+	if (i < 0)
+		return NEON_LSN_INVALID;
+	return p->peers[i].ahead_lsn <= stream_limit(p) ?
+		neon_max_lsn(p->peers[i].flush_lsn, p->peers[i].ahead_lsn) : p->peers[i].flush_lsn;
 }
 
 /* The highest LSN that a majority of one list of members has, in our term. */
@@ -251,14 +269,17 @@ neon_proposer_on_response(neon_proposer *p, int i, const uint8_t *bytes, size_t 
 		neon_proposer_drop(p, i, "unexpected response to an append");
 		return;
 	}
-	if (m.flush_lsn > stream_limit(p))
+	if (!plausible_end(p, m.flush_lsn))
 	{
 		neon_proposer_die(p, NEON_FATAL_CORRUPT, "a safekeeper acknowledged WAL that does not exist");
 		return;
 	}
 
 	peer->answered = true;
-	peer->flush_lsn = neon_max_lsn(peer->flush_lsn, m.flush_lsn);
+	if (m.flush_lsn > stream_limit(p))
+		peer->ahead_lsn = m.flush_lsn;
+	else
+		peer->flush_lsn = neon_max_lsn(peer->flush_lsn, m.flush_lsn);
 	peer->commit_lsn = neon_max_lsn(peer->commit_lsn, m.commit_lsn);
 	update_commit(p);
 	if (m.write_lsn > peer->sent_lsn)
@@ -281,11 +302,22 @@ neon_proposer_on_response(neon_proposer *p, int i, const uint8_t *bytes, size_t 
 void
 neon_proposer_wal_available(neon_proposer *p, neon_lsn upto)
 {
-	p->available_lsn = neon_max_lsn(p->available_lsn, upto);
+	bool		ahead = false;
+
+	if (upto <= p->available_lsn)
+		return;
+	for (uint32_t i = 0; i < p->config.n_acceptors; i++)
+		ahead |= p->peers[i].ahead_lsn > p->available_lsn && p->peers[i].ahead_lsn <= upto;
+	p->available_lsn = upto;
 	if (p->phase != NEON_PHASE_ELECTED)
 		return;
 	for (uint32_t i = 0; i < p->config.n_acceptors; i++)
 		pump(p, (int) i);
+	if (ahead)
+	{
+		update_commit(p);
+		tell_commit(p);
+	}
 }
 
 void

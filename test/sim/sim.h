@@ -121,6 +121,7 @@ typedef struct sim_log
 {
 	int			compute;
 	neon_lsn	end;
+	neon_lsn	committed;		/* in this term */
 	uint8_t    *bytes;
 	uint8_t    *record_end;		/* a byte for every 8 bytes of WAL */
 } sim_log;
