@@ -4,8 +4,8 @@
  * The log comes from a server that ran with wal_consistency_checking = all, so that each record carries an image of every page
  * as it is afterwards.  Pages are kept in memory from their first full image on.  Each record is applied
  * natively, or by the process when native redo does not know it, and the result compared with the image, after the
- * resource manager's own masking.  The records that native redo applied are also kept, and every few of them are given to the
- * process in one request, starting from the page before them: both must give the same page.
+ * resource manager's own masking.  Records are also kept, and every few of them are given to the process in one request
+ * and to ps_redo() as a history, starting from the page before them: all must give the same page.
  *
  * The server masks a visibility map page's bits away; here they are compared, only the LSN is not.
  *
@@ -22,7 +22,7 @@
 
 #include "ps_redo_process.h"
 
-/* Records that native redo has applied before the process repeats them in one request. */
+/* Records of a page that are applied one by one before they are repeated all at once. */
 #define BATCH_RECORDS	8
 
 #define HEAP_BLOCKS_PER_MAP_PAGE	((BLCKSZ - MAXALIGN(SizeOfPageHeaderData)) * 4)
@@ -31,7 +31,7 @@ typedef struct CheckPage
 {
 	neon_key	key;			/* hash key: first */
 	bool		known;			/* page is the page's content; false until its first image */
-	int			nbatch;			/* native applications since `before` */
+	int			nbatch;			/* records applied since `before` */
 	uint8		batch_rmid;
 	PsVersion	batch[BATCH_RECORDS];
 	PGAlignedBlock page;
@@ -123,7 +123,28 @@ compare(CheckState *state, uint8 rmid, const neon_key *key, XLogRecPtr lsn, cons
 		ps_check_mismatch(state, rmid, key, lsn, psprintf("%s, at byte %d", what, offset));
 }
 
-/* The process repeats what native redo did since `before`. */
+/* ps_redo() over the same history: it mixes both methods, or uses only the process (neon_pageserver.redo_method). */
+static void
+check_chain(CheckState *state, CheckPage *p)
+{
+	PsVersion	versions[BATCH_RECORDS + 1];
+	PsChain		chain = {.versions = versions, .complete = true};
+	PGAlignedBlock page;
+
+	for (int i = p->nbatch - 1; i >= 0; i--)
+		versions[chain.nversions++] = p->batch[i];
+	if (!ps_page_is_new(p->before.data))
+		versions[chain.nversions++] = (PsVersion) {
+			.lsn = PageGetLSN((Page) p->before.data),
+			.flags = PS_VALUE_IMAGE | PS_VALUE_WILL_INIT,
+			.len = BLCKSZ,
+			.bytes = (const uint8 *) p->before.data
+		};
+	ps_redo(&p->key, &chain, page.data);
+	compare(state, p->batch_rmid, &p->key, versions[0].lsn, p->page.data, page.data, "page differs from ps_redo's");
+}
+
+/* The process repeats what was done since `before`, in one request. */
 static void
 check_batch(CheckState *state, CheckPage *p)
 {
@@ -134,15 +155,19 @@ check_batch(CheckState *state, CheckPage *p)
 
 	if (p->nbatch == 0)
 		return;
-	for (int i = 0; i < p->nbatch; i++)
-		records[i] = &p->batch[i];
-	lsn = p->batch[p->nbatch - 1].lsn;
-	memcpy(page.data, p->before.data, BLCKSZ);
-	state->counters[p->batch_rmid].by_process += p->nbatch;
-	if (ps_redo_process_apply(&p->key, records, p->nbatch, page.data, &reason))
-		compare(state, p->batch_rmid, &p->key, lsn, p->page.data, page.data, "native redo and process differ");
-	else
-		ps_check_mismatch(state, p->batch_rmid, &p->key, lsn, psprintf("process failed: %s", reason));
+	check_chain(state, p);
+	if (!ps_redo_native_only(&p->key))
+	{
+		for (int i = 0; i < p->nbatch; i++)
+			records[i] = &p->batch[i];
+		lsn = p->batch[p->nbatch - 1].lsn;
+		memcpy(page.data, p->before.data, BLCKSZ);
+		state->counters[p->batch_rmid].by_process += p->nbatch;
+		if (ps_redo_process_apply(&p->key, records, p->nbatch, page.data, &reason))
+			compare(state, p->batch_rmid, &p->key, lsn, p->page.data, page.data, "page differs from the process's");
+		else
+			ps_check_mismatch(state, p->batch_rmid, &p->key, lsn, psprintf("process failed: %s", reason));
+	}
 	forget_batch(p);
 }
 
@@ -151,8 +176,6 @@ add_to_batch(CheckState *state, CheckPage *p, const neon_wal_record *rec, const 
 {
 	PsVersion  *v;
 
-	if (ps_redo_native_only(&p->key))
-		return;
 	if (p->nbatch == 0)
 		memcpy(p->before.data, before, BLCKSZ);
 	v = &p->batch[p->nbatch++];
@@ -191,8 +214,9 @@ apply(CheckState *state, CheckPage *p, const neon_wal_record *rec, const neon_wa
 			add_to_batch(state, p, rec, before.data);
 			break;
 		case PS_REDO_UNSUPPORTED:
-			check_batch(state, p);
-			if (!apply_in_process(state, p, rec))
+			if (apply_in_process(state, p, rec))
+				add_to_batch(state, p, rec, before.data);
+			else
 				forget_page(p);
 			break;
 		case PS_REDO_CORRUPT:

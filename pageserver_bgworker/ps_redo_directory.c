@@ -152,6 +152,7 @@ ps_redo_directory_make(void)
 	configuration = psprintf("%sdynamic_library_path = '%s'\n", settings, escape_single_quotes_ascii(library_path));
 	write_file(path, "postgresql.conf", configuration, strlen(configuration));
 	pfree(configuration);
+	write_file(path, "postgresql.auto.conf", "", 0);
 	write_control_file(path);
 	return path;
 }

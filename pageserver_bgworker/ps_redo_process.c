@@ -344,30 +344,57 @@ describe_end(void)
 	stop_process();
 }
 
-static bool
+typedef enum Outcome
+{
+	OUTCOME_PAGE,				/* response.payload is the page */
+	OUTCOME_REFUSED,			/* a record does not apply; the text is in `failure`, the process has ended */
+	OUTCOME_DIED				/* no answer; how it ended is in `failure` */
+} Outcome;
+
+/* One request, one response.  An ERROR raised in here leaves in_request set. */
+static Outcome
 exchange(void)
 {
 	TimestampTz deadline = deadline_from_now();
+	bool		sent;
 	bool		answered;
 
 	process.in_request = true;
-	answered = send_all(request.data, request.len, deadline);
-	/* A process that failed early has answered before it closed its end. */
-	answered = receive_response(deadline) && (answered || response.failed);
-	if (answered && !response.failed)
+	sent = send_all(request.data, request.len, deadline);
+	/* A process that refused the request while it was being sent has answered before it closed its end. */
+	answered = receive_response(deadline);
+	if (answered && !response.failed && sent)
 	{
 		process.in_request = false;
-		return true;
+		return OUTCOME_PAGE;
 	}
-
-	if (answered)
+	if (answered && response.failed)
 	{
 		strlcpy(failure, response.payload, sizeof(failure));
 		stop_process();
+		return OUTCOME_REFUSED;
 	}
-	else
-		describe_end();
-	return false;
+	describe_end();
+	return OUTCOME_DIED;
+}
+
+/* A process that died while it was idle is not the request's fault: replace it, once. */
+static bool
+run_request(void)
+{
+	bool		fresh;
+	Outcome		outcome;
+
+	do
+	{
+		if (process.in_request)
+			stop_process();
+		fresh = process.pid == 0;
+		if (fresh)
+			start_process();
+		outcome = exchange();
+	} while (outcome == OUTCOME_DIED && !fresh);
+	return outcome == OUTCOME_PAGE;
 }
 
 bool
@@ -381,17 +408,13 @@ ps_redo_process_apply(const neon_key *key, const PsVersion *const *records, int 
 		int			sent;
 		bool		ok;
 
-		if (process.in_request)
-			stop_process();
-		if (process.pid == 0)
-			start_process();
 		sent = build_request(key, records, n, work.data);
 		if (sent == 0)
 		{
 			*reason = "record is larger than a redo request can be";
 			return false;
 		}
-		ok = exchange();
+		ok = run_request();
 		if (request.maxlen > REQUEST_KEEP_BYTES)
 		{
 			pfree(request.data);

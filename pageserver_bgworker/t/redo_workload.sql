@@ -24,6 +24,8 @@ UPDATE hot SET n = n + 1;
 SELECT sum(n) FROM hot;
 VACUUM hot;
 
+SET wal_compression = pglz;
+
 -- all-visible and all-frozen pages that lose their bits to each kind of record
 VACUUM (FREEZE) hot;
 SELECT count(*) FROM (SELECT id FROM hot WHERE id < 100 FOR UPDATE) s;
@@ -74,10 +76,21 @@ CREATE TABLE parent (id int PRIMARY KEY, v int);
 INSERT INTO parent SELECT g, 0 FROM generate_series(1, 40) g;
 CREATE TABLE child (id int PRIMARY KEY, r int REFERENCES parent, v int);
 INSERT INTO child SELECT g, 1 + g % 40, 0 FROM generate_series(1, 120) g;
+-- enough multixacts for two pages of members, enough subtransactions for two pages of the commit log
+DO $$ BEGIN FOR i IN 1..900 LOOP
+	PERFORM 1 FROM parent WHERE id = 1 + i % 40 FOR KEY SHARE;
+	BEGIN UPDATE parent SET v = v WHERE id = 1 + i % 40; EXCEPTION WHEN OTHERS THEN NULL; END;
+END LOOP; END $$;
+CREATE UNLOGGED TABLE burn (id int);
+DO $$ BEGIN FOR i IN 1..33000 LOOP
+	BEGIN INSERT INTO burn VALUES (1); IF i % 100 = 0 THEN RAISE EXCEPTION 'x'; END IF; EXCEPTION WHEN OTHERS THEN NULL; END;
+END LOOP; END $$;
 BEGIN; UPDATE parent SET v = 1 WHERE id < 10; PREPARE TRANSACTION 'p1';
 COMMIT PREPARED 'p1';
 BEGIN; UPDATE parent SET v = 2 WHERE id < 10; SAVEPOINT s; UPDATE parent SET v = 3 WHERE id = 20; RELEASE s; PREPARE TRANSACTION 'p2';
 ROLLBACK PREPARED 'p2';
+
+SET wal_compression = lz4;
 
 -- btree: deletion of whole pages, deduplication, posting list splits
 CREATE TABLE dup (id int, k int);
@@ -116,6 +129,8 @@ SELECT gin_clean_pending_list('gin1_b');
 DELETE FROM gin1 WHERE id < 1200;
 VACUUM gin1;
 
+SET wal_compression = zstd;
+
 -- gist, sp-gist
 CREATE TABLE geo (id int, p point, t text);
 CREATE INDEX geo_gist ON geo USING gist (p);
@@ -127,6 +142,15 @@ VACUUM geo;
 DELETE FROM geo WHERE id < 2200;
 VACUUM geo;
 INSERT INTO geo SELECT g, point(g * 31 % 1000, g * 17 % 1000), repeat('a', g % 100) || g FROM generate_series(1, 800) g;
+
+-- bloom: generic records
+CREATE EXTENSION bloom;
+CREATE TABLE bloom1 (id int, a int, b int);
+CREATE INDEX bloom1_ab ON bloom1 USING bloom (a, b);
+INSERT INTO bloom1 SELECT g, g % 100, g % 77 FROM generate_series(1, 2000) g;
+DELETE FROM bloom1 WHERE id % 2 = 0;
+VACUUM bloom1;
+INSERT INTO bloom1 SELECT g, g % 100, g % 77 FROM generate_series(1, 300) g;
 
 -- brin
 CREATE TABLE brin1 (id int, v int, w text);
