@@ -194,7 +194,7 @@ pagestore_write(const NeonRel *rel, int fork, BlockNumber block, const char *pag
 {
 	PageClass	class = page_classify(fork, page);
 	XLogRecPtr	lsn;
-	bool		had_pins;
+	bool		had_pins = false;
 
 	if (class == PAGE_EMPTY)
 	{
@@ -203,7 +203,9 @@ pagestore_write(const NeonRel *rel, int fork, BlockNumber block, const char *pag
 	}
 	lsn = page_last_change(fork, page);
 	last_written_raise(rel, fork, block, lsn);
-	had_pins = relation_note_written(rel, fork, block, lsn);
+	/* What was never logged is nothing the page source knows of: its block, and those below, are still ours alone. */
+	if (class != PAGE_PIN_BUILD && class != PAGE_PIN_FSM)
+		had_pins = relation_note_written(rel, fork, block, lsn);
 	note_write(rel, fork, block, page, class);
 
 	if (class != PAGE_IMPLIED)

@@ -262,8 +262,9 @@ relation_note_written(const NeonRel *rel, int fork, BlockNumber block, XLogRecPt
 	if (done)
 		return pins;
 
-	entry = lock_entry(rel);
-	if (block >= entry->fork[fork].written_end)
+	LWLockAcquire(lock, LW_EXCLUSIVE);
+	entry = hash_search(tables[partition_of(rel)], rel, HASH_FIND, NULL);
+	if (entry != NULL && block >= entry->fork[fork].written_end)
 	{
 		/*
 		 * Blocks below that were never written are zeros, which the page source knows only once it has the WAL that made it
@@ -273,8 +274,8 @@ relation_note_written(const NeonRel *rel, int fork, BlockNumber block, XLogRecPt
 		entry->floor = Max(entry->floor, lsn);
 		entry->changed = true;
 	}
-	pins = entry->fork[fork].has_pins;
-	unlock_entry(rel);
+	pins = entry != NULL && entry->fork[fork].has_pins;
+	LWLockRelease(lock);
 	return pins;
 }
 

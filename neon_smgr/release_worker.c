@@ -64,6 +64,7 @@ may_go(const NeonRel *rel, int fork, BlockNumber block, const char *page, void *
 	else if (class == PAGE_PIN_BUILD && round->build_over)
 	{
 		goes = true;
+		(void) relation_note_written(rel, fork, block, neon_insert_lsn());
 		if (page_source->note_write)
 			page_source->note_write(rel, fork, block, page);
 	}
