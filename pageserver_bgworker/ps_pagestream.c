@@ -144,6 +144,17 @@ serve_request(PageStream *s, const neon_ps_request *req)
 	}
 }
 
+/* To the log only: an ErrorResponse would end the stream for the client. */
+static void
+log_failure(const neon_ps_request *req, const ErrorData *error)
+{
+	ereport(LOG_SERVER_ONLY,
+			(errcode(error->sqlerrcode),
+			 errmsg("page stream request %u for %u/%u/%u fork %u block %u at %X/%08X failed: %s", req->tag, req->spc,
+					req->db, req->rel, req->fork, req->blk, LSN_FORMAT_ARGS(req->request_lsn), error->message),
+			 error->detail ? errdetail("%s", error->detail) : 0));
+}
+
 static void
 serve_request_safely(PageStream *s, const neon_ps_request *req)
 {
@@ -162,11 +173,11 @@ serve_request_safely(PageStream *s, const neon_ps_request *req)
 		MemoryContextSwitchTo(s->request_context);
 		error = CopyErrorData();
 		HOLD_INTERRUPTS();
-		EmitErrorReport();
 		FlushErrorState();
 		AbortCurrentTransaction();
 		RESUME_INTERRUPTS();
 		MemoryContextSwitchTo(s->request_context);
+		log_failure(req, error);
 		s->cb.out_len = Min(s->cb.out_len, s->answer_start);	/* a half-made answer */
 		answer_error(s, req, error);
 	}
