@@ -17,8 +17,9 @@ $c->sql('main', 'INSERT INTO t VALUES (1)', timeout => 60);
 is($c->sql('main', 'SELECT count(*) FROM t'), '1', 'one safekeeper down: commits go on');
 
 $c->kill9('safekeeper-2');
-my ($in, $out, $err) = ("INSERT INTO t VALUES (2);\n\\q\n", '', '');
-my $h = IPC::Run::start([ 'psql', '-X', '-q', $c->uri('main') ], '<', \$in, '>', \$out, '2>', \$err, IPC::Run::timeout(300));
+my ($out, $err) = ('', '');
+my $h = IPC::Run::start([ 'psql', '-X', '-q', '-c', 'INSERT INTO t VALUES (2)', $c->uri('main') ], '<', '/dev/null', '>', \$out, '2>', \$err,
+	IPC::Run::timeout(300));
 ok($c->poll('a commit waits', 30, sub {
 	$c->sql('main', q{SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE 'INSERT%'}) eq '1' }),
 	'two down: the commit can be seen waiting');
