@@ -211,10 +211,11 @@ heap_update(PsRedoOp *op, bool hot)
 {
 	const neon_wal_parsed *p = op->parsed;
 	xl_heap_update rec;
-	OldTuple	old = {.known = false};
+	OldTuple	old;
 	bool		one_page = true;
 	PsRedoStatus status;
 
+	old.known = false;
 	if (!ps_redo_main(op, &rec, SizeOfHeapUpdate))
 		return ps_redo_corrupt(op, "heap update is too short");
 	for (int i = 0; i < p->nblocks; i++)
@@ -232,7 +233,9 @@ heap_update(PsRedoOp *op, bool hot)
 
 	if (one_page)
 	{
-		status = update_old(op, &rec, op->key->blk, hot, &old);
+		bool		partial = (rec.flags & (XLH_UPDATE_PREFIX_FROM_OLD | XLH_UPDATE_SUFFIX_FROM_OLD)) != 0;
+
+		status = update_old(op, &rec, op->key->blk, hot, partial ? &old : NULL);
 		if (status != PS_REDO_DONE)
 			return status;
 	}
