@@ -8,7 +8,7 @@
  *
  * pg_hba.conf must let the server's own operating system user in for "replication" on the socket (trust or peer).
  *
- * The worker tries again, once a second, while there is no proposer.  A proposer that dies after its election takes the
+ * The worker tries again, once a second, while there is no proposer; it never ends by itself.  A proposer that dies after its election takes the
  * compute with it (proposer.c), so trying again is for what happens before: no free place, server not ready.
  *
  * It is also the ear for a stop: the postmaster signals workers when it begins to stop backends, but leaves walsenders
@@ -109,6 +109,13 @@ proposer_runs(void)
 	return __atomic_load_n(&wp_compute->proposer_pid, __ATOMIC_ACQUIRE) != 0;
 }
 
+/* The postmaster has been asked for an immediate stop. */
+static bool
+dying(void)
+{
+	return __atomic_load_n(&wp_shared->fatal, __ATOMIC_ACQUIRE) != 0;
+}
+
 /*
  * A stop has begun: the proposer's drain limit counts from now.  We must go, or the shutdown checkpoint never comes.
  * Without a proposer nobody would bound the stop: commits that wait would hold it up for ever, and could not be released.
@@ -145,34 +152,48 @@ wait_for(PGconn *conn, int events, long timeout_ms)
 	return rc;
 }
 
+/* Said once for a series of failures of the same kind. */
+static void
+report_failure(const char *why)
+{
+	static char last[512] = "";
+
+	if (strncmp(last, why, sizeof(last) - 1) == 0)
+		return;
+	strlcpy(last, why, sizeof(last));
+	ereport(LOG,
+			(errcode(ERRCODE_CONNECTION_FAILURE),
+			 errmsg("could not start the proposer, trying again"),
+			 errdetail_internal("%s", why),
+			 errhint("pg_hba.conf must allow replication connections of the server's operating system user on the unix socket.")));
+}
+
 /*
  * Connect and wait until the other end says in shared memory that it is the proposer.  It never answers on the connection
- * itself, so an answer, or the end of the connection, is a failure.
+ * itself, so an answer, or the end of the connection, is a failure.  The caller closes the connection in any case.
  */
-static PGconn *
-start_proposer(void)
+static void
+start_proposer(PGconn *conn)
 {
-	PGconn	   *conn = begin_connect();
 	PostgresPollingStatusType poll = PGRES_POLLING_WRITING;
 	TimestampTz start = GetCurrentTimestamp();
 
 	while (!proposer_runs())
 	{
 		if (PQstatus(conn) == CONNECTION_BAD || poll == PGRES_POLLING_FAILED || poll == PGRES_POLLING_OK)
-			ereport(FATAL,
-					(errcode(ERRCODE_CONNECTION_FAILURE),
-					 errmsg("could not start the proposer"),
-					 errdetail_internal("%s", poll == PGRES_POLLING_OK ? "An ordinary walsender answered." : PQerrorMessage(conn)),
-					 errhint("pg_hba.conf must allow replication connections of the server's operating system user on the unix socket.")));
+		{
+			report_failure(poll == PGRES_POLLING_OK ? "An ordinary walsender answered." : PQerrorMessage(conn));
+			return;
+		}
 		if (TimestampDifferenceExceeds(start, GetCurrentTimestamp(), CONNECT_TIMEOUT_MS))
-			ereport(FATAL,
-					(errcode(ERRCODE_CONNECTION_FAILURE),
-					 errmsg("could not start the proposer within %d ms", CONNECT_TIMEOUT_MS)));
+		{
+			report_failure("No answer in time.");
+			return;
+		}
 		if (wait_for(conn, poll == PGRES_POLLING_READING ? WL_SOCKET_READABLE : WL_SOCKET_WRITEABLE,
 					 WATCH_MS) & (WL_SOCKET_READABLE | WL_SOCKET_WRITEABLE))
 			poll = PQconnectPoll(conn);
 	}
-	return conn;
 }
 
 void
@@ -189,12 +210,14 @@ neon_walproposer_launcher_main(Datum arg)
 	{
 		PGconn	   *conn = NULL;
 
-		if (!proposer_runs() && !__atomic_load_n(&wp_shared->fatal, __ATOMIC_ACQUIRE))
-			conn = start_proposer();
-		while (proposer_runs() || __atomic_load_n(&wp_shared->fatal, __ATOMIC_ACQUIRE))
+		if (!proposer_runs() && !dying())
+		{
+			conn = begin_connect();
+			start_proposer(conn);
+		}
+		while (proposer_runs() || dying())
 			(void) wait_for(NULL, 0, WATCH_MS);
-		if (conn)
-			PQfinish(conn);
+		PQfinish(conn);
 		(void) wait_for(NULL, 0, RETRY_S * 1000);
 	}
 }

@@ -32,14 +32,19 @@ push_link_close(push_link *link)
 	link->slot = -1;
 }
 
-/* One line, without the newline that libpq ends its texts with. */
+/* One line: libpq's texts have newlines and tabs. */
 static void
 copy_line(char to[NEON_PUSH_TEXT_BYTES], const char *from)
 {
 	size_t		n = 0;
 
 	for (; *from && n < NEON_PUSH_TEXT_BYTES - 1; from++)
-		to[n++] = *from == '\n' ? ' ' : *from;
+	{
+		char		c = *from == '\n' || *from == '\t' ? ' ' : *from;
+
+		if (c != ' ' || (n > 0 && to[n - 1] != ' '))
+			to[n++] = c;
+	}
 	while (n > 0 && to[n - 1] == ' ')
 		n--;
 	to[n] = '\0';

@@ -105,7 +105,7 @@ $compute->stop('fast');
 like(slurp_file($compute->logfile), qr/the safekeepers have all WAL up to/, 'a stop sends the shutdown checkpoint');
 is(WalCluster::control_value($compute->data_dir, 'Database cluster state'), 'shut', 'the server is shut down in order');
 my $end = WalCluster::end_of_wal($compute->data_dir);
-is($cluster->timeline_value(2, "flush_lsn = '$end'"), 't', 'its end is the end of the log');
+cmp_ok(scalar(grep { $cluster->timeline_value($_, "flush_lsn = '$end'") eq 't' } 1 .. 3), '>=', 2, 'its end is the end of the log on a quorum');
 
 ok(!$compute->start(fail_ok => 1), 'a used data directory does not start again');
 like(slurp_file($compute->logfile), qr/has been used since its base backup/, '... and says why');

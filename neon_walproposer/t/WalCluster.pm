@@ -30,6 +30,7 @@ neon_safekeeper.disk_reserve = 0
 fsync = on
 full_page_writes = on
 max_connections = 30
+wal_level = replica
 max_wal_senders = 10
 });
 		$node->start;
@@ -63,7 +64,7 @@ sub end_of_wal
 	my ($dir) = @_;
 	my $start = control_value($dir, 'Latest checkpoint location');
 	my ($out, $err) = run_command([ 'pg_waldump', '-p', "$dir/pg_wal", '-s', $start ]);
-	return $err =~ m{at ([0-9A-F]+/[0-9A-F]+)} ? $1 : die "no end of WAL: $err";
+	return $err =~ m{.* at ([0-9A-F]+/[0-9A-F]+)} ? $1 : die "no end of WAL: $err";
 }
 
 # A stopped stock server, and its timeline on the safekeepers, which begins where its WAL ends.
@@ -72,7 +73,10 @@ sub prepare_compute
 	my ($self, $name, %args) = @_;
 	my $node = PostgreSQL::Test::Cluster->new($name);
 
+	# as a compute has them; a change later would be logged in WAL when it starts
+	my $conf = $args{conf} // '';
 	$node->init(allows_streaming => 'logical');
+	$node->append_conf('postgresql.conf', "wal_log_hints = off\nautovacuum = off\n$conf\n");
 	$node->start;
 	$node->safe_psql('postgres', $args{sql}) if $args{sql};
 	$node->stop('fast');
@@ -81,7 +85,7 @@ sub prepare_compute
 	my $members = join(',', 1 .. scalar @{ $self->{safekeepers} });
 	$_->safe_psql('postgres', "SELECT neon_safekeeper.create_timeline('$TENANT', '$TIMELINE', '$self->{start_lsn}', '$self->{system_id}', 16777216, '$members')")
 	  for @{ $self->{safekeepers} };
-	$self->configure($node, %args);
+	$self->configure($node);
 	return $node;
 }
 
@@ -98,9 +102,8 @@ sub copy_compute
 
 sub configure
 {
-	my ($self, $node, %args) = @_;
+	my ($self, $node) = @_;
 	my $list = $self->list;
-	my $conf = $args{conf} // '';
 	$list =~ s/'/''/g;
 	$node->append_conf('postgresql.conf', qq{
 shared_preload_libraries = 'neon_walproposer'
@@ -110,9 +113,6 @@ neon.safekeepers = '$list'
 neon.start_lsn = '$self->{start_lsn}'
 neon.drain_timeout = '3s'
 restart_after_crash = off
-autovacuum = off
-log_min_messages = log
-$conf
 });
 	return;
 }
