@@ -11,7 +11,7 @@ SELECT name, branch, mode, state FROM neon_endpoints WHERE name LIKE 'regress%' 
 -- the branch, from here
 SELECT neon_connection_uri('regress_a') AS uri \gset
 SELECT current_database() AS here \gset
-SELECT format('%s', replace(:'uri', '/postgres', '/' || :'here')) AS there \gset
+SELECT format('%s', regexp_replace(:'uri', '/postgres$', '/' || :'here')) AS there \gset
 \c :there
 SELECT neon_current_branch();
 SELECT * FROM branch_test ORDER BY id;
@@ -21,7 +21,7 @@ SELECT * FROM branch_test ORDER BY id;
 SELECT neon_drop_branch('regress_a');
 SELECT neon_create_branch('regress_b') ~ '^[0-9a-f]{32}$' AS created;
 SELECT name, parent FROM neon_branches WHERE name LIKE 'regress%' ORDER BY 1;
-SELECT replace(neon_connection_uri('main'), '/postgres', '/' || :'here') AS back \gset
+SELECT regexp_replace(neon_connection_uri('main'), '/postgres$', '/' || :'here') AS back \gset
 \c :back
 SELECT * FROM branch_test ORDER BY id;
 

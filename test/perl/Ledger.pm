@@ -9,6 +9,7 @@ package Ledger;
 use strict;
 use warnings;
 use DBI;
+use IO::Handle;
 use POSIX ();
 use Time::HiRes qw(sleep);
 
@@ -53,7 +54,7 @@ sub writer
 	open my $f, '>>', "$self->{dir}/w$w" or die $!;
 	$f->autoflush(1);
 	my $seq = $self->{base}{$w} // 0;
-	open my $n, '<', "$self->{dir}/next$w" and do { $seq = <$n>; close $n };
+	if (open my $n, '<', "$self->{dir}/next$w") { $seq = <$n>; close $n; }
 	my $parent = getppid();
 	while (getppid() == $parent)
 	{

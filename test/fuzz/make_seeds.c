@@ -1,0 +1,174 @@
+/*
+ * make_seeds.c - inputs for the fuzz targets to start from: valid ones, so that the interesting code is reached at once.
+ *
+ *		make_seeds DIRECTORY		with a folder for each target in it
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "neon_layer.h"
+#include "neon_pagestream.h"
+#include "neon_wal.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *directory;
+
+typedef struct bytes
+{
+	uint8_t		p[65536];
+	size_t		len;
+} bytes;
+
+static bool
+append(void *arg, const void *p, size_t n)
+{
+	bytes	   *b = arg;
+
+	if (n > sizeof(b->p) - b->len)
+		return false;
+	memcpy(b->p + b->len, p, n);
+	b->len += n;
+	return true;
+}
+
+static void
+save(const char *target, int number, const bytes *b)
+{
+	char		path[1024];
+	FILE	   *f;
+
+	snprintf(path, sizeof(path), "%s/%s/seed%d", directory, target, number);
+	f = fopen(path, "wb");
+	if (f == NULL || fwrite(b->p, 1, b->len, f) != b->len || fclose(f) != 0)
+	{
+		perror(path);
+		exit(1);
+	}
+}
+
+static void *
+std_realloc(void *p, size_t n, void *arg)
+{
+	if (n == 0)
+	{
+		free(p);
+		return NULL;
+	}
+	return realloc(p, n);
+}
+
+/* One layer file of each kind and codec, a few blocks long; in front, which checksums the target is to repair. */
+static void
+layer_seeds(void)
+{
+	int			number = 0;
+
+	for (int codec = NEON_LAYER_PLAIN; codec <= NEON_LAYER_ZSTD; codec++)
+		for (int kind = NEON_LAYER_DELTA; kind <= NEON_LAYER_IMAGE; kind++)
+			for (int repair = 0; repair <= 15; repair += 15)
+			{
+				static uint8_t value[9000];
+				neon_layer_info what = {.kind = kind,.codec = codec,.lsn_lo = kind == NEON_LAYER_IMAGE ? 90 : 1,.lsn_hi = 90};
+				bool		image = kind == NEON_LAYER_IMAGE;
+				neon_layer_writer w;
+				bytes		b = {.p = {(uint8_t) repair},.len = 1};
+
+				neon_layer_writer_begin(&w, &what, append, &b, std_realloc, NULL);
+				for (uint32_t i = 0; i < (image ? 3 : 60); i++)
+				{
+					neon_key	key = {.spc = 1663,.db = 5,.rel = 1 + i / 3};
+					uint32_t	len = image ? NEON_BLCKSZ : i == 7 ? 9000 : 10 + i * 5;
+
+					neon_layer_writer_add(&w, &key, 90 - (image ? 0 : i % 3 * 10),
+										  image ? NEON_LAYER_VALUE_IMAGE | NEON_LAYER_VALUE_WILL_INIT : NEON_LAYER_VALUE_RECORD,
+										  value, len);
+					if (image)
+						break;
+				}
+				if (neon_layer_writer_finish(&w, NULL) != NEON_LAYER_OK)
+					exit(1);
+				neon_layer_writer_free(&w);
+				save("fuzz_layer", number++, &b);
+			}
+}
+
+static void
+pagestream_seeds(void)
+{
+	static const struct
+	{
+		uint8_t		request,
+					response;
+		size_t		payload;
+	}			kinds[] = {
+		{NEON_PS_EXISTS, NEON_PS_EXISTS_RESPONSE, 1},
+		{NEON_PS_NBLOCKS, NEON_PS_NBLOCKS_RESPONSE, 4},
+		{NEON_PS_GETPAGE, NEON_PS_GETPAGE_RESPONSE, NEON_BLCKSZ},
+		{NEON_PS_DBSIZE, NEON_PS_DBSIZE_RESPONSE, 8},
+		{NEON_PS_SLRU_SEGMENT, NEON_PS_SLRU_SEGMENT_RESPONSE, NEON_BLCKSZ},
+		{NEON_PS_GETPAGE, NEON_PS_ERROR_RESPONSE, 20},
+	};
+
+	for (int i = 0; i < 6; i++)
+	{
+		neon_ps_request req = {.tag = kinds[i].request,.request_id = 7,.request_lsn = 1000,.not_modified_since = 900,.spc = 1663,.db = 5,.rel = 16384};
+		bytes		b = {.len = NEON_PS_REQUEST_BYTES};
+
+		neon_ps_encode_request(&req, b.p);
+		save("fuzz_pagestream", 2 * i, &b);
+		b.len = neon_ps_encode_response_head(kinds[i].response, &req, b.p) + kinds[i].payload;
+		memset(b.p + NEON_PS_RESPONSE_HEAD, 0, kinds[i].payload);
+		save("fuzz_pagestream", 2 * i + 1, &b);
+	}
+}
+
+/* A record with an image that has a hole, block data of the same relation, and main data. */
+static void
+parse_seeds(void)
+{
+	static const uint8_t head[] = {
+		0, 0x10, 0, 0, 100, 0, 50, 0, 3, 0x7F, 6, 0, 0, 5, 0, 0, 0, 0, 0x40, 0, 0, 1, 0, 0, 0,
+		1, 0xA0, 4, 0, 2, 0, 0, 0,
+		255, 3
+	};
+	bytes		b = {.len = NEON_WAL_RECORD_HEADER};
+
+	append(&b, head, sizeof(head));
+	b.len += 100 + 4 + 3;
+	save("fuzz_wal_parse", 0, &b);
+	b.len = NEON_WAL_RECORD_HEADER;
+	save("fuzz_wal_parse", 1, &b);
+}
+
+/* Scripts: records of some sizes, a switch, an aborted one; damage; pieces. */
+static void
+reader_seeds(void)
+{
+	static const uint8_t plain[] = {5, 100, 0, 200, 0, 40, 9, 7, 0, 255, 0, 0, 0, 0, 3, 250, 30};
+	static const uint8_t rich[] = {5, 100, 0, 200, 0, 40, 254, 0, 0, 9, 7, 0, 253, 0, 100, 9, 9, 9, 200, 255, 127, 255, 0, 0, 1, 9, 20, 0, 4, 1, 17, 90, 255};
+	bytes		b = {.len = 0};
+
+	append(&b, plain, sizeof(plain));
+	save("fuzz_wal_reader", 0, &b);
+	b.len = 0;
+	append(&b, rich, sizeof(rich));
+	save("fuzz_wal_reader", 1, &b);
+}
+
+int
+main(int argc, char **argv)
+{
+	if (argc != 2)
+	{
+		fprintf(stderr, "usage: make_seeds DIRECTORY\n");
+		return 1;
+	}
+	directory = argv[1];
+	layer_seeds();
+	pagestream_seeds();
+	parse_seeds();
+	reader_seeds();
+	return 0;
+}
