@@ -132,44 +132,64 @@ neon_pgpatch_find_words(uintptr_t lo, uintptr_t hi, const uintptr_t *words, size
 	return found;
 }
 
-/* Is there a near call or jump to the target at p?  Five bytes are readable. */
-static inline bool
-is_call(uintptr_t p, uintptr_t target)
+/* Where the near call or jump at p goes; 0 when there is none.  Five bytes are readable. */
+static inline uintptr_t
+call_target(uintptr_t p)
 {
 	uint8_t		opcode = *(const uint8_t *) p;
 	int32_t		relative;
 
 	if (opcode != 0xe8 && opcode != 0xe9)
-		return false;
+		return 0;
 	memcpy(&relative, (const void *) (p + 1), sizeof(relative));
-	return p + 5 + (intptr_t) relative == target;
+	return p + 5 + (uintptr_t) (intptr_t) relative;
 }
 
-/* Every byte of the server's code is looked at, for every target: opcodes are found 16 bytes at a time. */
-int
-neon_pgpatch_count_calls(uintptr_t lo, uintptr_t hi, uintptr_t target, uintptr_t skip_lo, uintptr_t skip_hi)
+/* Every byte of the server's code is looked at: opcodes are found 16 bytes at a time. */
+void
+neon_pgpatch_each_call(uintptr_t lo, uintptr_t hi, uintptr_t target_lo, uintptr_t target_hi,
+					   uintptr_t skip_lo, uintptr_t skip_hi, neon_pgpatch_call_fn fn, void *arg)
 {
 	const __m128i call = _mm_set1_epi8((char) 0xe8);
 	const __m128i jump = _mm_set1_epi8((char) 0xe9);
-	int			found = 0;
 	uintptr_t	p = lo;
 
-	for (; p + 16 + 4 <= hi; p += 16)
+	while (p + 5 <= hi)
 	{
-		__m128i		code = _mm_loadu_si128((const __m128i *) p);
-		unsigned	hits = (unsigned) _mm_movemask_epi8(_mm_or_si128(_mm_cmpeq_epi8(code, call), _mm_cmpeq_epi8(code, jump)));
+		unsigned	hits = 1;
+		unsigned	width = 1;
 
+		if (p + 16 + 4 <= hi)
+		{
+			__m128i		code = _mm_loadu_si128((const __m128i *) p);
+
+			hits = (unsigned) _mm_movemask_epi8(_mm_or_si128(_mm_cmpeq_epi8(code, call), _mm_cmpeq_epi8(code, jump)));
+			width = 16;
+		}
 		for (; hits != 0; hits &= hits - 1)
 		{
 			uintptr_t	at = p + (unsigned) __builtin_ctz(hits);
+			uintptr_t	target = call_target(at);
 
-			if (is_call(at, target) && !(at >= skip_lo && at < skip_hi))
-				found++;
+			if (target >= target_lo && target < target_hi && target != 0 && !(at >= skip_lo && at < skip_hi))
+				fn(target, arg);
 		}
+		p += width;
 	}
-	for (; p + 5 <= hi; p++)
-		if (is_call(p, target) && !(p >= skip_lo && p < skip_hi))
-			found++;
+}
+
+static void
+count_one(uintptr_t target, void *arg)
+{
+	(*(int *) arg)++;
+}
+
+int
+neon_pgpatch_count_calls(uintptr_t lo, uintptr_t hi, uintptr_t target, uintptr_t skip_lo, uintptr_t skip_hi)
+{
+	int			found = 0;
+
+	neon_pgpatch_each_call(lo, hi, target, target + 1, skip_lo, skip_hi, count_one, &found);
 	return found;
 }
 

@@ -60,7 +60,15 @@ extern bool neon_pgpatch_locate(const void *probe, neon_pgpatch_image *image, ne
 /* Number of places in [lo, hi) where the n words stand in a row; *hit is the last one. */
 extern int	neon_pgpatch_find_words(uintptr_t lo, uintptr_t hi, const uintptr_t *words, size_t n, uintptr_t *hit);
 
-/* Direct near calls and jumps (e8, e9) in [lo, hi) that reach `target`, not counting those placed in [skip_lo, skip_hi). */
+/*
+ * Calls fn for each direct near call or jump (e8, e9) in [lo, hi) that reaches [target_lo, target_hi), except those placed in
+ * [skip_lo, skip_hi).
+ */
+typedef void (*neon_pgpatch_call_fn) (uintptr_t target, void *arg);
+extern void neon_pgpatch_each_call(uintptr_t lo, uintptr_t hi, uintptr_t target_lo, uintptr_t target_hi,
+								   uintptr_t skip_lo, uintptr_t skip_hi, neon_pgpatch_call_fn fn, void *arg);
+
+/* The number of those that reach `target`, not counting those placed in [skip_lo, skip_hi). */
 extern int	neon_pgpatch_count_calls(uintptr_t lo, uintptr_t hi, uintptr_t target, uintptr_t skip_lo, uintptr_t skip_hi);
 
 /* ---- changes ---- */

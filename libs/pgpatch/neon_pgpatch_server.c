@@ -76,12 +76,24 @@ md_code_range(uintptr_t *lo, uintptr_t *hi)
 	*hi += 2048;
 }
 
+/* neon_pgpatch_call_fn: counts the calls of each function of the table. */
+static void
+count_slot_call(uintptr_t target, void *arg)
+{
+	const uintptr_t *slots = (const uintptr_t *) &neon_pgpatch_md_table;
+
+	for (size_t i = 0; i < NEON_F_SMGR_SLOTS; i++)
+		if (slots[i] == target)
+			((int *) arg)[i]++;
+}
+
 static bool
 find_smgr(const neon_pgpatch_image *image, uintptr_t *table, neon_pgpatch_report *report)
 {
 	const uintptr_t *slots = (const uintptr_t *) &neon_pgpatch_md_table;
 	uintptr_t	md_lo,
 				md_hi;
+	int			calls[NEON_F_SMGR_SLOTS] = {0};
 
 	report->table_matches = neon_pgpatch_find_words(image->relro_lo, image->relro_hi, slots, NEON_F_SMGR_SLOTS, table);
 	if (report->table_matches != 1)
@@ -89,23 +101,16 @@ find_smgr(const neon_pgpatch_image *image, uintptr_t *table, neon_pgpatch_report
 								 report->table_matches);
 
 	md_code_range(&md_lo, &md_hi);
-	report->direct_calls_expected = 0;
+	neon_pgpatch_each_call(image->text_lo, image->text_hi, md_lo, md_hi, md_lo, md_hi, count_slot_call, calls);
+	report->direct_calls_expected = calls[SLOT_IMMEDSYNC];
 	report->direct_calls_unexpected = 0;
 	for (size_t i = 0; i < NEON_F_SMGR_SLOTS; i++)
 	{
-		int			calls;
-
-		if (slots[i] == 0)
+		if (i == SLOT_IMMEDSYNC || calls[i] == 0)
 			continue;
-		calls = neon_pgpatch_count_calls(image->text_lo, image->text_hi, slots[i], md_lo, md_hi);
-		if (i == SLOT_IMMEDSYNC)
-			report->direct_calls_expected += calls;
-		else if (calls > 0)
-		{
-			report->direct_calls_unexpected += calls;
-			neon_pgpatch_fail(report, "The server calls %s directly in %d places, bypassing the storage manager's table.",
-							  slot_names[i], calls);
-		}
+		report->direct_calls_unexpected += calls[i];
+		neon_pgpatch_fail(report, "The server calls %s directly in %d places, bypassing the storage manager's table.",
+						  slot_names[i], calls[i]);
 	}
 	return report->ok;
 }
