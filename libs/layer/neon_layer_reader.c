@@ -181,11 +181,10 @@ index_fits(const neon_layer_reader *r)
 		if (i == 0 ? offset != LAYER_HEADER_BYTES || memcmp(e, first, NEON_KEY_BYTES) != 0
 			: memcmp(e - INDEX_ENTRY_BYTES, e, INDEX_ORDER_BYTES) >= 0)
 			return false;
-		if (offset < expected_min || memcmp(e, last, NEON_KEY_BYTES) > 0)
+		if (offset < expected_min || offset > r->blocks_end || r->blocks_end - offset <= BLOCK_HEADER_BYTES ||
+			memcmp(e, last, NEON_KEY_BYTES) > 0)
 			return false;
 		expected_min = offset + BLOCK_HEADER_BYTES + 1;
-		if (expected_min > r->blocks_end)
-			return false;
 	}
 	return true;
 }

@@ -10,7 +10,7 @@
 #include "wal_generator.h"
 
 #define SEGMENT		UINT32_C(16384)
-#define MAX_LOG		(SEGMENT * 24)
+#define MAX_LOG		(SEGMENT * 6)
 
 #define CHECK(condition) do { if (!(condition)) abort(); } while (0)
 
