@@ -188,7 +188,7 @@ check_settings(void)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("a compute with safekeepers cannot run in single-user mode"),
 				 errdetail("Nothing would send its WAL to the safekeepers.")));
-	if (!neon_lsn_parse(wp_start_lsn_text, &wp_start_lsn) || wp_start_lsn == 0)
+	if (wp_start_lsn == 0)
 		ereport(FATAL,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("neon.start_lsn must be set when neon.safekeepers is"),
@@ -215,6 +215,8 @@ _PG_init(void)
 		return;
 
 	define_settings();
+	if (*wp_start_lsn_text && !neon_lsn_parse(wp_start_lsn_text, &wp_start_lsn))
+		elog(FATAL, "neon.start_lsn is not valid");	/* its check function has looked */
 	prev_shmem_request_hook = shmem_request_hook;
 	shmem_request_hook = shmem_request;
 	prev_shmem_startup_hook = shmem_startup_hook;

@@ -345,6 +345,7 @@ become_walsender(void)
 	SetProcessingMode(NormalProcessing);
 	pgstat_bestart();
 	pgstat_report_appname(WP_APPLICATION_NAME);
+	pgstat_report_stat(true);	/* of reading pg_hba.conf's role; nothing is reported after the shutdown checkpoint */
 
 	if (!__atomic_compare_exchange_n(&wp_compute->proposer_pid, &nobody, MyProcPid, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
 		ereport(FATAL, (errcode(ERRCODE_OBJECT_IN_USE), errmsg("a proposer is running already, with PID %u", nobody)));
