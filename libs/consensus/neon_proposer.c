@@ -12,7 +12,8 @@
  *
  * A full history.  Each start of a compute adds two terms, and a history is bounded.  When it is full, entries
  * are thinned out whose absence nobody can notice: entries without WAL (they become visible together with the next
- * one), then those wholly below truncate_lsn, which every member has; the first one stays, an empty log begins there.
+ * one), and those that end below truncate_lsn.  Every member has the WAL up to there, hence the entry of the last byte
+ * before truncate_lsn, which stays, is common to all.  The first one stays, too: an empty log begins there.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -292,42 +293,68 @@ choose_donor(const neon_proposer *p)
 	return best;
 }
 
-/* See "A full history" above. */
+/* See "A full history" above.  term_start: where the entry of our own term is going to be added. */
 static void
-thin_history(neon_term_history *h, neon_lsn truncate_lsn)
+thin_history(neon_term_history *h, neon_lsn truncate_lsn, neon_lsn term_start)
 {
 	uint32_t	kept = 1;
 
 	for (uint32_t i = 1; i < h->n; i++)
 	{
-		if (i + 1 < h->n && h->e[i + 1].lsn == h->e[i].lsn)
-			continue;
-		h->e[kept++] = h->e[i];
-	}
-	h->n = kept;
-	if (h->n < NEON_CONSENSUS_MAX_HISTORY)
-		return;
+		neon_lsn	next = i + 1 < h->n ? h->e[i + 1].lsn : term_start;
 
-	kept = 1;
-	for (uint32_t i = 1; i < h->n; i++)
-	{
-		if (i + 1 < h->n && h->e[i + 1].lsn <= truncate_lsn)
+		if (next == h->e[i].lsn || next < truncate_lsn)
 			continue;
 		h->e[kept++] = h->e[i];
 	}
 	h->n = kept;
 }
 
-/* The log of our term: the donor's, and from its end on ours. */
+/*
+ * Up to where do the logs of all members agree with the donor's?  False while a member's vote is missing.  What all
+ * agree on stays so under any later leader: truncate_lsn by other means, when no leader comes to compute it.
+ */
+static bool
+all_agree_upto(const neon_proposer *p, neon_lsn *lsn)
+{
+	const neon_configuration *c = &p->conf;
+
+	*lsn = p->term_start;
+	for (uint32_t m = 0; m < c->n_members + c->n_new_members; m++)
+	{
+		int			i = neon_proposer_find(p, m < c->n_members ? c->members[m] : c->new_members[m - c->n_members]);
+		neon_lsn	point;
+
+		if (i < 0 || p->peers[i].voted_term != p->term)
+			return false;
+		if (neon_history_common(&p->peers[p->donor].vote_history, &p->peers[i].vote_history,
+								p->peers[i].vote_flush_lsn, &point) != NEON_COMMON_FOUND)
+			return false;
+		*lsn = neon_min_lsn(*lsn, point);
+	}
+	return true;
+}
+
+/* The log of our term: the donor's, and from its end on ours.  False: not now, or never. */
 static bool
 make_history(neon_proposer *p)
 {
+	/* the last place is kept for SYNC: it brings laggards forward, so that entries become superfluous */
+	uint32_t	room = NEON_CONSENSUS_MAX_HISTORY - (p->config.mode == NEON_PROPOSER_SYNC ? 1 : 2);
+	neon_lsn	agreed;
+
 	neon_history_copy(&p->history, &p->peers[p->donor].vote_history);
-	if (p->history.n == NEON_CONSENSUS_MAX_HISTORY)
-		thin_history(&p->history, p->truncate_lsn);
-	if (p->history.n == NEON_CONSENSUS_MAX_HISTORY)
+	if (p->history.n > room)
+		thin_history(&p->history, p->truncate_lsn, p->term_start);
+	if (p->history.n > room)
 	{
-		neon_proposer_die(p, NEON_FATAL_HISTORY_FULL, "too many terms above truncate_lsn");
+		if (!all_agree_upto(p, &agreed))
+			return false;		/* some member's vote is missing: stay in the campaign until it comes */
+		thin_history(&p->history, agreed, p->term_start);
+	}
+	if (p->history.n > room)
+	{
+		neon_proposer_die(p, NEON_FATAL_HISTORY_FULL, "too many terms that a safekeeper has not caught up with");
 		return false;
 	}
 	p->history.e[p->history.n].term = p->term;

@@ -246,7 +246,9 @@ out_fatal(void *arg, neon_proposer_fatal reason, const char *detail)
 
 	must_live(c, "fatal");
 	neon_sim_trace(c->w->sim, "compute %d: fatal: %s: %s", c->index, neon_proposer_fatal_text(reason), detail);
-	if (reason != NEON_FATAL_NEWER_PROPOSER && reason != NEON_FATAL_OTHER_WROTE && reason != NEON_FATAL_CONFIGURATION)
+	if (reason == NEON_FATAL_HISTORY_FULL && NEON_CONSENSUS_MAX_HISTORY > 100)
+		sim_fail(c->w, "compute %d: the history is full", c->index);
+	if (reason == NEON_FATAL_IDENTITY || reason == NEON_FATAL_CORRUPT)
 		sim_fail(c->w, "compute %d: %s: %s", c->index, neon_proposer_fatal_text(reason), detail);
 	sim_compute_kill(c, "fatal");
 }
