@@ -369,15 +369,23 @@ serve(Push *p)
 }
 
 static void
-close_push(Push *p)
+release_push(Push *p)
 {
 	current_push = NULL;
 	MyProcPort->noblock = false;
-	if (p->locked)
-	{
-		p->locked = false;
-		sk_slot_unlock(p->slot);
-	}
+	if (!p->locked)
+		return;
+	/* What the acceptor had decided before an error stands. */
+	if (pg_atomic_read_u64(&p->slot->generation) == p->generation)
+		sk_slot_publish(p->slot);
+	p->locked = false;
+	sk_slot_unlock(p->slot);
+}
+
+static void
+close_push(Push *p)
+{
+	release_push(p);
 	sk_wal_close(&p->wal);
 	neon_wal_reader_free(&p->reader);
 	sk_stream_free(&p->stream);
@@ -460,6 +468,8 @@ neon_safekeeper_wal_push(PG_FUNCTION_ARGS)
 	{
 		/* What a transaction's abort would do: there may be none. */
 		LWLockReleaseAll();
+		release_push(p);
+		sk_stream_abandon(&p->stream);
 		close_push(p);
 		/* The error is handled by those who expect the CALL's transaction to be there. */
 		if (!IsTransactionState())

@@ -98,9 +98,9 @@ make_room(SkStream *s, int need_bytes)
 	}
 }
 
-/* Read what is there without waiting: 1 something came, 0 nothing, -1 closed. */
+/* Read what is there, limit bytes at most, without waiting: 1 something came, 0 nothing, -1 closed. */
 static int
-read_some(SkStream *s)
+read_some(SkStream *s, int limit)
 {
 	ssize_t		n;
 
@@ -108,7 +108,7 @@ read_some(SkStream *s)
 	if (pq_buffer_has_data())
 	{
 		pq_startmsgread();
-		while (s->in_end < s->in_cap && pq_buffer_has_data())
+		while (limit-- > 0 && pq_buffer_has_data())
 			s->in[s->in_end++] = (char) pq_getbyte();
 		pq_endmsgread();
 		return 1;
@@ -118,7 +118,7 @@ read_some(SkStream *s)
 	do
 	{
 		errno = 0;
-		n = secure_read(MyProcPort, s->in + s->in_end, s->in_cap - s->in_end);
+		n = secure_read(MyProcPort, s->in + s->in_end, limit);
 	} while (n < 0 && errno == EINTR);
 	MyProcPort->noblock = false;
 	if (n > 0)
@@ -187,7 +187,7 @@ sk_stream_next(SkStream *s, char **data, int *len)
 			s->in_start = s->in_end = 0;
 		if (s->in_start + need > s->in_cap || s->in_end == s->in_cap)
 			make_room(s, need);
-		switch (read_some(s))
+		switch (read_some(s, s->in_cap - s->in_end))
 		{
 			case 0:
 				return SK_STREAM_NOTHING;
@@ -264,4 +264,48 @@ sk_stream_end(SkStream *s)
 				 errhint("Start streams with the simple query protocol and wait for CommandComplete.")));
 	pq_putemptymessage('c');
 	return true;
+}
+
+/*
+ * The stream ends with an error.  The server's loop goes on reading from the socket, so the message that we have a part
+ * of is read to its end and thrown away; whole messages that the client sends after it the server ignores by itself.
+ */
+void
+sk_stream_abandon(SkStream *s)
+{
+	if (s->in == NULL)
+		return;
+	s->out_len = 0;
+	for (;;)
+	{
+		int			have = s->in_end - s->in_start;
+		int			need = HEADER_BYTES;
+
+		if (have == 0)
+			return;
+		if (have >= HEADER_BYTES)
+		{
+			uint32		msg_len;
+
+			memcpy(&msg_len, s->in + s->in_start + 1, 4);
+			msg_len = pg_ntoh32(msg_len);
+			if (msg_len < 4 || msg_len > SK_STREAM_MAX_MESSAGE_BYTES || s->in[s->in_start] == 'X')
+				proc_exit(0);
+			need = (int) msg_len + 1;
+			if (have >= need)
+			{
+				s->in_start += need;
+				continue;
+			}
+		}
+		make_room(s, need);
+		switch (read_some(s, need - have))
+		{
+			case 0:
+				sk_stream_wait(-1);
+				break;
+			case -1:
+				return;
+		}
+	}
 }

@@ -35,6 +35,7 @@ extern void sk_stream_wait(long timeout_ms);
 extern char *sk_stream_reserve(SkStream *s, int payload_bytes);
 extern bool sk_stream_flush(SkStream *s);
 extern bool sk_stream_end(SkStream *s);
+extern void sk_stream_abandon(SkStream *s);
 extern void sk_stream_free(SkStream *s);
 
 #endif							/* SK_STREAM_H */

@@ -276,11 +276,18 @@ sk_send_wal(SkSlot *slot, uint64 generation, XLogRecPtr start, neon_term term)
 		if (!sk_stream_end(&s.stream))
 			proc_exit(0);
 	}
-	PG_FINALLY();
+	PG_CATCH();
 	{
+		MyProcPort->noblock = false;
+		LWLockReleaseAll();
 		sk_sender_unregister();
 		sk_wal_close(&s.wal);
+		sk_stream_abandon(&s.stream);
 		sk_stream_free(&s.stream);
+		PG_RE_THROW();
 	}
 	PG_END_TRY();
+	sk_sender_unregister();
+	sk_wal_close(&s.wal);
+	sk_stream_free(&s.stream);
 }
