@@ -43,12 +43,12 @@ max_wal_senders = 10
 
 sub safekeeper { my ($self, $id) = @_; return $self->{safekeepers}[ $id - 1 ]; }
 
-# id=connstring;...
+# id=connstring;... as the tenant's role: what a compute is given
 sub list
 {
 	my ($self) = @_;
 	my $id = 0;
-	return join(';', map { $id++; "$id=" . $_->connstr('postgres') } @{ $self->{safekeepers} });
+	return join(';', map { $id++; "$id=" . $_->connstr('postgres') . " user=neon_t_$TENANT" } @{ $self->{safekeepers} });
 }
 
 sub control_value
