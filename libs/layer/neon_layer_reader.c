@@ -114,6 +114,8 @@ read_footer(neon_layer_reader *r, parts *at)
 	if (info->keys > info->entries || info->blocks > info->entries || (info->blocks == 0) != (info->keys == 0) ||
 		(info->keys == 0) != (info->entries == 0) || neon_key_compare(&info->key_first, &info->key_last) > 0)
 		return NEON_LAYER_BAD_HEADER;
+	if (info->keys == 0 && neon_key_compare(&info->key_last, &(neon_key) {0}) != 0)
+		return NEON_LAYER_BAD_HEADER;
 	return NEON_LAYER_OK;
 }
 

@@ -25,7 +25,7 @@ typedef enum neon_wal_status
 	NEON_WAL_BAD_LINK,			/* xl_prev is not the start of the record before */
 	NEON_WAL_BAD_BLOCK_REF,
 	NEON_WAL_NO_SPACE,			/* the caller's buffer cannot grow to hold the record */
-	NEON_WAL_ZEROES				/* xl_tot_len is 0: the end of what was ever written here */
+	NEON_WAL_ZEROES				/* xl_tot_len or a whole page header is 0: the end of what was ever written here */
 } neon_wal_status;
 
 extern const char *neon_wal_status_text(neon_wal_status s);
@@ -37,7 +37,8 @@ extern const char *neon_wal_status_text(neon_wal_status s);
  * very LSN on, in pieces of any size (page headers included).  neon_wal_reader_next returns NEON_WAL_OK with a
  * record, or NEED_MORE when everything fed is consumed.  A record's CRC is always checked.  `end` is what the
  * server calls EndRecPtr: the LSN its pages get; after XLOG_SWITCH it is the start of the next segment and
- * the reader skips the zero fill itself.  Any status but OK and NEED_MORE is final until begin is called again.
+ * the reader skips the zero fill itself.  A record cut off by a crash and overwritten (XLP_FIRST_IS_OVERWRITE_CONTRECORD) is
+ * passed over.  Feed again only after NEED_MORE.  Any status but OK and NEED_MORE is final until begin is called again.
  */
 typedef struct neon_wal_record
 {
@@ -135,7 +136,9 @@ extern neon_lsn neon_wal_fabricate(neon_lsn at, neon_lsn prev, uint8_t rmid, uin
 /*
  * The page headers that a log which begins at `at` needs before its first byte, so that stock readers accept
  * the segment: the long header of the segment's first page and the header of at's own page.  Offsets in the
- * segment are 0 and *page_offset; each header is at most 40 bytes; lengths are returned.
+ * segment are 0 and *page_offset; each header is at most 40 bytes; lengths are returned.  A length is 0 where there is
+ * nothing to write: the log brings that header itself, or at's own page is the segment's first.  The header of at's page
+ * says that an older record ends at `at`: begin reading at `at`, not at the page.
  */
 extern void neon_wal_leading_headers(neon_lsn at, uint64_t system_id, uint32_t timeline, uint32_t segment_bytes,
 									 uint8_t first[40], size_t *first_len,
