@@ -11,6 +11,7 @@
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/bufpage.h"
+#include "storage/procarray.h"
 
 #include "last_written.h"
 #include "neon_smgr.h"
@@ -176,6 +177,21 @@ counter_of_pin(PageClass class)
 	}
 }
 
+/*
+ * A page that was never logged is kept until the transaction that created its relation has ended, since that has logged it by
+ * then.  If it has ended already, we do not know who will log the page, so it is kept for good.
+ */
+static void
+check_unlogged_page(const NeonRel *rel)
+{
+	RelationInfo info;
+
+	relation_lookup(rel, &info);
+	if (!info.keep_unlogged &&
+		(!TransactionIdIsValid(info.creator) || TransactionIdPrecedes(info.creator, GetOldestActiveTransactionId())))
+		relation_keep_unlogged(rel);
+}
+
 /* Tell a directory that stands in for a pageserver what the page's WAL would tell it. */
 static void
 note_write(const NeonRel *rel, int fork, BlockNumber block, const char *page, PageClass class)
@@ -194,20 +210,22 @@ pagestore_write(const NeonRel *rel, int fork, BlockNumber block, const char *pag
 {
 	PageClass	class = page_classify(fork, page);
 	XLogRecPtr	lsn;
-	bool		had_pins = false;
+	bool		had_pins;
 
 	if (class == PAGE_EMPTY)
 	{
+		(void) relation_note_written(rel, fork, block, InvalidXLogRecPtr, false);
 		neon_count(NEON_CNT_WRITE_ZERO);
 		return;
 	}
 	lsn = page_last_change(fork, page);
 	last_written_raise(rel, fork, block, lsn);
 	/* What was never logged is nothing the page source knows of: its block, and those below, are still ours alone. */
-	if (class != PAGE_PIN_BUILD && class != PAGE_PIN_FSM)
-		had_pins = relation_note_written(rel, fork, block, lsn);
+	had_pins = relation_note_written(rel, fork, block, lsn, class != PAGE_PIN_BUILD && class != PAGE_PIN_FSM);
 	note_write(rel, fork, block, page, class);
 
+	if (class == PAGE_PIN_BUILD)
+		check_unlogged_page(rel);
 	if (class != PAGE_IMPLIED)
 	{
 		pinned_put(rel, fork, block, page);

@@ -241,10 +241,11 @@ relation_extend(const NeonRel *rel, int fork, BlockNumber nblocks)
 }
 
 bool
-relation_note_written(const NeonRel *rel, int fork, BlockNumber block, XLogRecPtr lsn)
+relation_note_written(const NeonRel *rel, int fork, BlockNumber block, XLogRecPtr lsn, bool logged)
 {
 	LWLock	   *lock = lock_of(rel);
 	RelationInfo *entry;
+	RelationFork *f;
 	bool		pins = false;
 	bool		done = false;
 
@@ -253,10 +254,11 @@ relation_note_written(const NeonRel *rel, int fork, BlockNumber block, XLogRecPt
 	entry = hash_search(tables[partition_of(rel)], rel, HASH_FIND, NULL);
 	if (entry == NULL)
 		done = true;			/* evicted, hence unchanged: the block is within what the page source has */
-	else if (block < entry->fork[fork].written_end || !entry->fork[fork].size_known)
+	else
 	{
-		pins = entry->fork[fork].has_pins;
-		done = true;
+		f = &entry->fork[fork];
+		pins = f->has_pins;
+		done = !f->size_known || (block < f->nblocks && (block < f->written_end || !logged));
 	}
 	LWLockRelease(lock);
 	if (done)
@@ -264,17 +266,24 @@ relation_note_written(const NeonRel *rel, int fork, BlockNumber block, XLogRecPt
 
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	entry = hash_search(tables[partition_of(rel)], rel, HASH_FIND, NULL);
-	if (entry != NULL && block >= entry->fork[fork].written_end)
+	if (entry != NULL)
 	{
-		/*
-		 * Blocks below that were never written are zeros, which the page source knows only once it has the WAL that made it
-		 * extend the fork to this block.
-		 */
-		entry->fork[fork].written_end = block + 1;
-		entry->floor = Max(entry->floor, lsn);
+		f = &entry->fork[fork];
 		entry->changed = true;
+		if (logged && block >= f->written_end)
+		{
+			/*
+			 * Blocks below that were never written are zeros, which the page source knows only once it has the WAL that
+			 * made it extend the fork to this block.
+			 */
+			f->written_end = block + 1;
+			entry->floor = Max(entry->floor, lsn);
+		}
+		/* Init forks are written without being extended. */
+		if (f->size_known && block >= f->nblocks)
+			f->nblocks = block + 1;
+		pins = f->has_pins;
 	}
-	pins = entry != NULL && entry->fork[fork].has_pins;
 	LWLockRelease(lock);
 	return pins;
 }
@@ -318,6 +327,16 @@ relation_raise_floor_if_known(const NeonRel *rel, XLogRecPtr floor)
 		entry->changed = true;
 	}
 	LWLockRelease(lock_of(rel));
+}
+
+void
+relation_keep_unlogged(const NeonRel *rel)
+{
+	RelationInfo *entry = lock_entry(rel);
+
+	entry->keep_unlogged = true;
+	entry->changed = true;
+	unlock_entry(rel);
 }
 
 void

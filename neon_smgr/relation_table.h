@@ -31,6 +31,7 @@ typedef struct RelationInfo
 	NeonRel		rel;			/* hash key; must be first */
 	uint8		persistence;	/* NeonPersistence */
 	bool		changed;		/* holds what no one else knows: never evicted */
+	bool		keep_unlogged;	/* pages were written unlogged after the creator had ended: never let go of such pages */
 	TransactionId creator;		/* top transaction that created it since the start, else invalid */
 	XLogRecPtr	floor;			/* not_modified_since of every block is at least this */
 	RelationFork fork[NEON_FORKS];
@@ -52,12 +53,16 @@ extern BlockNumber relation_learn_size(const NeonRel *rel, int fork, BlockNumber
 extern bool relation_create_fork(const NeonRel *rel, int fork, NeonPersistence persistence, TransactionId creator,
 								 XLogRecPtr floor);
 extern void relation_extend(const NeonRel *rel, int fork, BlockNumber nblocks);
-/* A block with content leaves shared_buffers.  Returns has_pins. */
-extern bool relation_note_written(const NeonRel *rel, int fork, BlockNumber block, XLogRecPtr lsn);
+/*
+ * A block leaves shared_buffers.  logged: with content that WAL up to lsn implies, so that the page source is the one to be
+ * asked for it from now on.  Returns has_pins.
+ */
+extern bool relation_note_written(const NeonRel *rel, int fork, BlockNumber block, XLogRecPtr lsn, bool logged);
 extern void relation_truncate(const NeonRel *rel, int fork, BlockNumber nblocks, XLogRecPtr floor);
 extern void relation_set_pins(const NeonRel *rel, int fork, bool has_pins);
 /* Nothing happens if the relation has been dropped. */
 extern void relation_raise_floor_if_known(const NeonRel *rel, XLogRecPtr floor);
+extern void relation_keep_unlogged(const NeonRel *rel);
 extern void relation_forget(const NeonRel *rel);
 
 /* Copies of all entries for which the filter holds, palloc'd. */

@@ -64,7 +64,7 @@ may_go(const NeonRel *rel, int fork, BlockNumber block, const char *page, void *
 	else if (class == PAGE_PIN_BUILD && round->build_over)
 	{
 		goes = true;
-		(void) relation_note_written(rel, fork, block, neon_insert_lsn());
+		(void) relation_note_written(rel, fork, block, neon_insert_lsn(), true);
 		if (page_source->note_write)
 			page_source->note_write(rel, fork, block, page);
 	}
@@ -81,7 +81,7 @@ release_fork(const RelationInfo *info, int fork)
 
 	if (fork == NEON_FORK_FSM)
 		return;
-	round.build_over = TransactionIdIsValid(info->creator) &&
+	round.build_over = TransactionIdIsValid(info->creator) && !info->keep_unlogged &&
 		TransactionIdPrecedes(info->creator, GetOldestActiveTransactionId());
 	if (round.build_over)
 		relation_raise_floor_if_known(&info->rel, neon_insert_lsn());
@@ -101,8 +101,6 @@ release_round(void)
 		{
 			if (list[i].fork[fork].has_pins)
 				release_fork(&list[i], fork);
-			if (ShutdownRequestPending)
-				return;
 		}
 }
 
@@ -158,6 +156,7 @@ neon_release_worker_main(Datum arg)
 		release_round();
 		MemoryContextReset(context);
 	}
+	release_round();
 	log_all_fsm_pages();
 	proc_exit(1);				/* started again, unless the server is stopping */
 }
