@@ -14,7 +14,9 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "access/htup_details.h"
 #include "access/rmgr.h"
+#include "access/spgist_private.h"
 #include "access/xlog_internal.h"
 #include "catalog/pg_tablespace_d.h"
 #include "fmgr.h"
@@ -106,22 +108,48 @@ header_is_sane(const char *page)
 		p->pd_special <= BLCKSZ;
 }
 
-/* Command ids, and visibility hints, beyond what heap_mask takes out. */
+/* What the resource managers' masks leave and WAL still does not promise. */
 static void
-mask(char *page, uint32 blk, uint8 fork, RmgrId rmid)
+mask(char *page, uint32 blk, RmgrId rmid)
 {
-	if (fork == VISIBILITYMAP_FORKNUM)
-	{
-		memset(page, 0, MAXALIGN(SizeOfPageHeaderData));
-		return;
-	}
 	RmgrTable[rmid].rm_mask(page, blk);
+	/* The meta page of SP-GiST: the cache of last used pages behind the magic number. */
+	if (rmid == RM_SPGIST_ID && blk == 0)
+		memset(page + SizeOfPageHeaderData + sizeof(uint32), 0, sizeof(SpGistLUPCache));
+	/* A sequence's WAL is ahead of its page: last_value and log_cnt count within what was logged. */
+	if (rmid == RM_SEQ_ID && PageGetMaxOffsetNumber(page) == FirstOffsetNumber)
+	{
+		ItemId		item = PageGetItemId(page, FirstOffsetNumber);
+		HeapTupleHeader tuple = (HeapTupleHeader) PageGetItem(page, item);
+
+		memset((char *) tuple + tuple->t_hoff, 0, ItemIdGetLength(item) - tuple->t_hoff);
+	}
+}
+
+/* Header apart, our bits must be theirs; one too many makes wrong answers, one too few only costs time. */
+static void
+compare_visibility(Compare *c, const char *path, uint32 blk, const char *theirs, const char *ours)
+{
+	int			lacking = 0;
+
+	for (int i = MAXALIGN(SizeOfPageHeaderData); i < BLCKSZ; i++)
+	{
+		if (ours[i] & ~theirs[i])
+		{
+			report(c, path, blk, "visibility map says too much at offset %d (theirs %02X, ours %02X)", i,
+				   (uint8) theirs[i], (uint8) ours[i]);
+			return;
+		}
+		lacking += theirs[i] != ours[i];
+	}
+	if (lacking > 0)
+		report(c, path, blk, "visibility map lacks bits in %d bytes", lacking);
 }
 
 static bool
-is_zeros(const char *page)
+is_zeros(const char *page, int bytes)
 {
-	for (int i = 0; i < BLCKSZ; i++)
+	for (int i = 0; i < bytes; i++)
 		if (page[i] != 0)
 			return false;
 	return true;
@@ -137,29 +165,34 @@ compare_page(Compare *c, const char *path, uint32 blk, uint8 fork, char *theirs,
 	c->npages++;
 	if (memcmp(theirs, ours, BLCKSZ) == 0)
 		return;
+	if (fork == VISIBILITYMAP_FORKNUM)
+	{
+		compare_visibility(c, path, blk, theirs, ours);
+		return;
+	}
 	if (PageIsNew((Page) theirs) != PageIsNew((Page) ours))
 	{
 		/* A page may be initialised in memory and written without WAL, empty. */
-		if (is_zeros(ours) && ((PageHeader) theirs)->pd_lower <= SizeOfPageHeaderData && their_lsn == 0)
+		if (is_zeros(ours, BLCKSZ) && ((PageHeader) theirs)->pd_lower <= SizeOfPageHeaderData && their_lsn == 0)
 			return;
 		report(c, path, blk, "%s page is new, the other has LSN %X/%X", PageIsNew((Page) ours) ? "our" : "their",
 			   LSN_FORMAT_ARGS(Max(our_lsn, their_lsn)));
 		return;
 	}
-	if (fork != VISIBILITYMAP_FORKNUM && (!header_is_sane(theirs) || !header_is_sane(ours)))
+	if (!header_is_sane(theirs) || !header_is_sane(ours))
 	{
 		report(c, path, blk, "insane page header");
 		return;
 	}
 	/* Redo may set an LSN where the server did not (visibility); the other way round a record is missing. */
-	if (our_lsn < their_lsn && fork != VISIBILITYMAP_FORKNUM)
+	if (our_lsn < their_lsn)
 	{
 		report(c, path, blk, "our LSN %X/%X is older than %X/%X", LSN_FORMAT_ARGS(our_lsn), LSN_FORMAT_ARGS(their_lsn));
 		return;
 	}
 	rmid = rmgr_of_page(theirs);
-	mask(theirs, blk, fork, rmid);
-	mask(ours, blk, fork, rmid);
+	mask(theirs, blk, rmid);
+	mask(ours, blk, rmid);
 	for (int i = 0; i < BLCKSZ; i++)
 		if (theirs[i] != ours[i])
 		{
@@ -194,7 +227,10 @@ compare_block(Compare *c, const char *path, const neon_key *key, uint32 size, ch
 
 	if (key->blk >= size)
 	{
-		if (!is_zeros(theirs))
+		/* Visibility map pages are made with a header, also without WAL. */
+		int			skip = key->fork == VISIBILITYMAP_FORKNUM ? MAXALIGN(SizeOfPageHeaderData) : 0;
+
+		if (!is_zeros(theirs + skip, BLCKSZ - skip))
 			report(c, path, key->blk, "beyond our size of %u blocks, and not zeros", size);
 	}
 	else
@@ -251,7 +287,7 @@ compare_fork(Compare *c, const char *relative, uint32 spc, uint32 db, uint32 rel
 		if (blk != (seg + 1) * RELSEG_SIZE)
 			break;
 	}
-	if (size == NEON_SIZE_ABSENT && blk > 0)
+	if (size == NEON_SIZE_ABSENT && blk > 0 && fork != VISIBILITYMAP_FORKNUM)
 		report(c, relative, -1, "does not exist in the timeline");
 	else if (size != NEON_SIZE_ABSENT && size > blk)
 		report(c, relative, -1, "has %u blocks, ours %u", blk, size);
