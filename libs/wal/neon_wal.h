@@ -25,7 +25,8 @@ typedef enum neon_wal_status
 	NEON_WAL_BAD_LINK,			/* xl_prev is not the start of the record before */
 	NEON_WAL_BAD_BLOCK_REF,
 	NEON_WAL_NO_SPACE,			/* the caller's buffer cannot grow to hold the record */
-	NEON_WAL_ZEROES				/* xl_tot_len or a whole page header is 0: the end of what was ever written here */
+	NEON_WAL_ZEROES,			/* xl_tot_len or a whole page header is 0: the end of what was ever written here */
+	NEON_WAL_BAD_CALL			/* fed although not everything fed before was consumed */
 } neon_wal_status;
 
 extern const char *neon_wal_status_text(neon_wal_status s);

@@ -15,8 +15,6 @@
  */
 #include "neon_wal_format.h"
 
-#include <assert.h>
-
 #define MIN_RECORD_BUFFER	(2 * NEON_XLOG_BLCKSZ)
 
 const char *
@@ -42,6 +40,8 @@ neon_wal_status_text(neon_wal_status s)
 			return "no memory for the record";
 		case NEON_WAL_ZEROES:
 			return "zeroes instead of a record";
+		case NEON_WAL_BAD_CALL:
+			return "fed before the bytes at hand were consumed";
 	}
 	return "unknown status";
 }
@@ -90,7 +90,8 @@ void
 neon_wal_reader_feed(neon_wal_reader *r, const void *bytes, size_t len)
 {
 	/* bytes still held would be lost: next must have said NEED_MORE */
-	assert(r->in_len == 0 || r->failed != NEON_WAL_OK);
+	if (r->in_len > 0 && r->failed == NEON_WAL_OK)
+		r->failed = NEON_WAL_BAD_CALL;
 	r->in = bytes;
 	r->in_len = len;
 	r->pos += len;

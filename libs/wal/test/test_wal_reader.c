@@ -627,6 +627,31 @@ in_place(void **state)
 	generator_free(&g);
 }
 
+/* Bytes that nobody took out are not lost silently. */
+static void
+fed_too_early(void **state)
+{
+	generator	g;
+	neon_wal_reader r;
+	neon_wal_record rec;
+
+	generator_init(&g, SEGMENT, BASE);
+	put_record(&g, 100, 3, 0, 1);
+	put_record(&g, 100, 3, 0, 1);
+	neon_wal_reader_init(&r, SEGMENT, limited_realloc, NULL);
+	neon_wal_reader_begin(&r, BASE);
+	neon_wal_reader_feed(&r, g.bytes, 200);
+	assert_int_equal(neon_wal_reader_next(&r, &rec), NEON_WAL_OK);
+	neon_wal_reader_feed(&r, g.bytes + 200, g.len - 200);
+	assert_int_equal(neon_wal_reader_next(&r, &rec), NEON_WAL_BAD_CALL);
+	assert_int_equal(neon_wal_reader_next(&r, &rec), NEON_WAL_BAD_CALL);
+	neon_wal_reader_begin(&r, BASE);
+	neon_wal_reader_feed(&r, g.bytes, g.len);
+	assert_int_equal(neon_wal_reader_next(&r, &rec), NEON_WAL_OK);
+	neon_wal_reader_free(&r);
+	generator_free(&g);
+}
+
 int
 main(void)
 {
@@ -646,6 +671,7 @@ main(void)
 		cmocka_unit_test(links),
 		cmocka_unit_test(no_memory),
 		cmocka_unit_test(in_place),
+		cmocka_unit_test(fed_too_early),
 	};
 
 	return cmocka_run_group_tests_name("WAL reader", tests, NULL, NULL);
