@@ -359,6 +359,21 @@ sk_wal_truncate(SkWal *w, XLogRecPtr lsn)
 }
 
 /*
+ * Stock readers look for records from a page's start.  A page in which the log begins says that what is before the log
+ * is the rest of an earlier record, so that they skip to the log's first byte.
+ */
+static void
+skip_to_log(uint8_t *header, uint32 offset_in_page)
+{
+	XLogPageHeaderData h;
+
+	memcpy(&h, header, sizeof(h));
+	h.xlp_info |= XLP_FIRST_IS_CONTRECORD;
+	h.xlp_rem_len = offset_in_page - (uint32) XLogPageHeaderSize(&h);
+	memcpy(header, &h, sizeof(h));
+}
+
+/*
  * A log that begins in the middle of a segment: stock readers want the segment's first page header, and the header
  * of the page the log begins in.
  */
@@ -374,9 +389,12 @@ sk_wal_begin_log(SkWal *w, XLogRecPtr start_lsn, uint64 system_id)
 
 	if (segment_start == start_lsn)
 		return;
+	memset(own, 0, sizeof(own));
 	neon_wal_leading_headers(start_lsn, system_id, 1, w->segment_bytes, first, &first_len, own, &own_len, &page_offset);
+	if (start_lsn % XLOG_BLCKSZ != 0)
+		skip_to_log(own_len > 0 ? own : first, start_lsn % XLOG_BLCKSZ);
 	sk_wal_write(w, segment_start, (char *) first, first_len);
-	if (page_offset != 0 && start_lsn % XLOG_BLCKSZ != 0)
+	if (own_len > 0)
 		sk_wal_write(w, segment_start + page_offset, (char *) own, own_len);
 	sk_wal_sync(w);
 }

@@ -27,7 +27,7 @@ sub new_donor
 	$donor->init(allows_streaming => 1);
 	$donor->append_conf('postgresql.conf', "wal_keep_size = 1GB\nautovacuum = off\n");
 	$donor->start;
-	$donor->safe_psql('postgres', 'CREATE EXTENSION pg_walinspect; CREATE TABLE t (a int, b text); CHECKPOINT');
+	$donor->safe_psql('postgres', 'CREATE EXTENSION pg_walinspect; CREATE TABLE t (a int, b text); SELECT pg_switch_wal(); CHECKPOINT');
 	return $donor;
 }
 
