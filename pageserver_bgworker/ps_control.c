@@ -11,6 +11,7 @@
 
 #include "access/htup_details.h"
 #include "access/xact.h"
+#include "access/xlog_internal.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
@@ -305,6 +306,18 @@ fill_slot(PsTimeline *tl, const NewTimeline *n)
 	pg_atomic_write_u64(&tl->map_generation, 1);
 }
 
+/* A place where WAL can begin: aligned as record ends are, and not inside a page header. */
+static XLogRecPtr
+align_lsn(XLogRecPtr lsn, uint32 segment_bytes)
+{
+	uint32		header = lsn % segment_bytes < XLOG_BLCKSZ ? SizeOfXLogLongPHD : SizeOfXLogShortPHD;
+
+	lsn -= lsn % MAXIMUM_ALIGNOF;
+	if (lsn % XLOG_BLCKSZ < header)
+		lsn -= lsn % XLOG_BLCKSZ;
+	return lsn;
+}
+
 /* The branch point: at most what the parent has, at the end of a record. */
 static XLogRecPtr
 branch_lsn(PsTimeline *parent, XLogRecPtr wanted)
@@ -318,7 +331,8 @@ branch_lsn(PsTimeline *parent, XLogRecPtr wanted)
 						LSN_FORMAT_ARGS(parent->start_lsn)),
 				 errhint("Branch from its ancestor instead.")));
 	ps_timeline_wait_lsn(parent, wanted);
-	return ps_normalize_lsn ? ps_normalize_lsn(parent, wanted) : wanted;
+	wanted = ps_normalize_lsn ? ps_normalize_lsn(parent, wanted) : wanted;
+	return Max(align_lsn(wanted, parent->wal_segment_bytes), parent->start_lsn);
 }
 
 static void

@@ -12,6 +12,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "ps_flush_image.h"
 #include "ps_layer_file.h"
 
 #include <sys/stat.h>
@@ -91,8 +92,27 @@ sorted_keys(const PsMemLayer *layer, uint64 *count)
 	return keys;
 }
 
+/* The version's bytes in one piece; *copy is reused. */
+static const uint8 *
+contiguous(const PsMemVersion *v, uint8 **copy, uint32 *copy_bytes)
+{
+	const uint8 *bytes = ps_mem_bytes(v);
+
+	if (bytes)
+		return bytes;
+	if (v->len > *copy_bytes)
+	{
+		if (*copy)
+			pfree(*copy);
+		*copy_bytes = v->len;
+		*copy = MemoryContextAllocHuge(CurrentMemoryContext, v->len);
+	}
+	ps_mem_copy(v, *copy);
+	return *copy;
+}
+
 static void
-write_versions(PsLayerWriter *writer, const PsMemLayer *layer)
+write_versions(PsTimeline *tl, PsLayerWriter *writer, const PsMemLayer *layer)
 {
 	uint64		n;
 	const PsMemKey **keys = sorted_keys(layer, &n);
@@ -101,24 +121,21 @@ write_versions(PsLayerWriter *writer, const PsMemLayer *layer)
 
 	for (uint64 i = 0; i < n; i++)
 	{
+		PsFlushImage *image = ps_flush_images(tl, layer, keys[i]);
+
 		CHECK_FOR_INTERRUPTS();
 		for (const PsMemVersion *v = ps_mem_newest(keys[i], layer->end_lsn); v != NULL; v = ps_mem_older(v))
 		{
-			const uint8 *bytes = ps_mem_bytes(v);
-
-			if (bytes == NULL)
+			if (image && image->lsn == v->lsn)
 			{
-				if (v->len > copy_bytes)
-				{
-					if (copy)
-						pfree(copy);
-					copy_bytes = v->len;
-					copy = MemoryContextAllocHuge(CurrentMemoryContext, copy_bytes);
-				}
-				ps_mem_copy(v, copy);
-				bytes = copy;
+				PsFlushImage *used = image;
+
+				ps_layer_writer_add(writer, &keys[i]->key, v->lsn, PS_VALUE_IMAGE | PS_VALUE_WILL_INIT, image->page, BLCKSZ);
+				image = image->older;
+				pfree(used);
 			}
-			ps_layer_writer_add(writer, &keys[i]->key, v->lsn, v->flags, bytes, v->len);
+			else
+				ps_layer_writer_add(writer, &keys[i]->key, v->lsn, v->flags, contiguous(v, &copy, &copy_bytes), v->len);
 		}
 	}
 	if (copy)
@@ -133,7 +150,7 @@ write_layer_file(PsTimeline *tl, const PsMemLayer *layer, const char *path, neon
 		.lsn_lo = layer->start_lsn + 1,.lsn_hi = layer->end_lsn};
 	PsLayerWriter *writer = ps_layer_writer_begin(path, &what);
 
-	write_versions(writer, layer);
+	write_versions(tl, writer, layer);
 	ps_layer_writer_finish(writer, info);
 }
 

@@ -9,8 +9,10 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "ps_internal.h"
+#include "ps_page_cache.h"
 
 #include "common/relpath.h"
+#include "utils/memutils.h"
 
 #define REL_FORMAT	"%u/%u/%u fork %u"
 
@@ -61,25 +63,61 @@ ps_slru_size(PsTimeline *tl, uint32 slru_kind, uint32 segment, XLogRecPtr lsn)
 	return size;
 }
 
-/* A bitmap's page starts as zeros: give the chain that base. */
+/* Puts an image under the chain. */
 static void
-add_zero_base(PsChain *chain)
+add_base(PsChain *chain, XLogRecPtr lsn, const uint8 *image)
 {
 	PsVersion  *v;
 
-	if (chain->complete)
-		return;
 	if (chain->nversions == chain->capacity)
 	{
 		chain->capacity++;
 		chain->versions = repalloc_huge(chain->versions, sizeof(PsVersion) * chain->capacity);
 	}
 	v = &chain->versions[chain->nversions++];
-	v->lsn = InvalidXLogRecPtr;
+	v->lsn = lsn;
 	v->flags = PS_VALUE_IMAGE | PS_VALUE_WILL_INIT;
 	v->len = BLCKSZ;
-	v->bytes = MemoryContextAllocZero(chain->context, BLCKSZ);
+	v->bytes = image;
 	chain->complete = true;
+}
+
+/*
+ * Rebuilds a page from its versions above the cut, on top of its cached state if there is one.  from_zeros: the page may be
+ * changed before it was ever logged whole.  lsn is one the timeline has reached: a cached page must be as of exactly that.
+ */
+static void
+rebuild_page(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn, XLogRecPtr cut, bool from_zeros, char *page)
+{
+	bool		use_cache = !LWLockHeldByMe(&tl->write_lock);	/* the writer reads what is not committed */
+	XLogRecPtr	cached_as_of = InvalidXLogRecPtr;
+	char	   *cached = palloc(BLCKSZ);
+	bool		have_cached = use_cache && ps_page_cache_get(tl, key, cut, lsn, cached, &cached_as_of);
+	PsChain		chain;
+
+	ps_get_chain(tl, key, lsn, have_cached ? cached_as_of : cut, &chain);
+	if (chain.nversions == 0)
+	{
+		if (have_cached)
+			memcpy(page, cached, BLCKSZ);
+		else
+			memset(page, 0, BLCKSZ);
+		return;
+	}
+	if (!chain.complete && have_cached)
+		add_base(&chain, cached_as_of, (uint8 *) cached);
+	else if (!chain.complete && from_zeros)
+		add_base(&chain, InvalidXLogRecPtr, palloc0(BLCKSZ));
+	if (!chain.complete)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("block %u of relation " REL_FORMAT " at %X/%08X has %d records but no base", key->blk,
+						key->spc, key->db, key->rel, key->fork, LSN_FORMAT_ARGS(lsn), chain.nversions),
+				 errdetail("The oldest record ends at %X/%08X; the block was last cut at %X/%08X.",
+						   LSN_FORMAT_ARGS(chain.versions[chain.nversions - 1].lsn), LSN_FORMAT_ARGS(cut))));
+	ps_redo(key, &chain, page);
+	if (use_cache && chain.nversions > 1)
+		ps_page_cache_put(tl, key, lsn, page);
 }
 
 static void
@@ -125,12 +163,19 @@ inside_relation(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn)
 	return false;				/* not reached */
 }
 
-void
-ps_get_page(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn, char page[BLCKSZ])
+/* What has not arrived is not looked for, so that all parts of an answer are of one LSN; the writer sees what it put. */
+static XLogRecPtr
+reached_lsn(PsTimeline *tl, XLogRecPtr lsn)
+{
+	return LWLockHeldByMe(&tl->write_lock) ? lsn : Min(lsn, ps_timeline_last_record_lsn(tl));
+}
+
+static void
+get_page(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn, char *page)
 {
 	XLogRecPtr	cut;
-	PsChain		chain;
 
+	lsn = reached_lsn(tl, lsn);
 	if (!inside_relation(tl, key, lsn))
 	{
 		memset(page, 0, BLCKSZ);
@@ -138,50 +183,38 @@ ps_get_page(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn, char page[BLCKS
 	}
 	cut = ps_last_cut(tl, key, lsn);
 	if (key->fork == FSM_FORKNUM)
-	{
 		get_fsm_page(tl, key, lsn, cut, page);
-		return;
-	}
-	ps_get_chain(tl, key, lsn, cut, &chain);
-	if (chain.nversions == 0)
-	{
-		memset(page, 0, BLCKSZ);
-		return;
-	}
-	if (key->fork == VISIBILITYMAP_FORKNUM)
-		add_zero_base(&chain);
-	if (!chain.complete)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("block %u of relation " REL_FORMAT " at %X/%08X has %d records but no base", key->blk,
-						key->spc, key->db, key->rel, key->fork, LSN_FORMAT_ARGS(lsn), chain.nversions),
-				 errdetail("The oldest record ends at %X/%08X; the block was last cut at %X/%08X.",
-						   LSN_FORMAT_ARGS(chain.versions[chain.nversions - 1].lsn), LSN_FORMAT_ARGS(cut))));
-	ps_redo(key, &chain, page);
+	else
+		rebuild_page(tl, key, lsn, cut, key->fork == VISIBILITYMAP_FORKNUM, page);
+}
+
+void
+ps_get_page(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn, char page[BLCKSZ])
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "page", ALLOCSET_SMALL_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(context);
+
+	get_page(tl, key, lsn, page);
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(context);
 }
 
 /* Blocks of an SLRU segment, `max_blocks` at most, into `to`.  Returns their number; 0 when the segment does not exist. */
 uint32
 ps_get_slru_segment(PsTimeline *tl, uint32 slru_kind, uint32 segment, XLogRecPtr lsn, char *to, uint32 max_blocks)
 {
-	uint32		size = ps_slru_size(tl, slru_kind, segment, lsn);
+	uint32		size;
 
+	lsn = reached_lsn(tl, lsn);
+	size = ps_slru_size(tl, slru_kind, segment, lsn);
 	if (size == NEON_SIZE_ABSENT)
 		return 0;
 	size = Min(size, max_blocks);
 	for (uint32 blk = 0; blk < size; blk++)
 	{
 		neon_key	key = {.spc = slru_kind,.rel = segment,.blk = blk,.kind = NEON_KEY_SLRU_BLOCK};
-		PsChain		chain;
 
-		ps_get_chain(tl, &key, lsn, InvalidXLogRecPtr, &chain);
-		if (chain.nversions == 0)
-			memset(to, 0, BLCKSZ);
-		else
-		{
-			add_zero_base(&chain);
-			ps_redo(&key, &chain, to);
-		}
+		rebuild_page(tl, &key, lsn, InvalidXLogRecPtr, true, to);
 		to += BLCKSZ;
 	}
 	return size;

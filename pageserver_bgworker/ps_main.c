@@ -7,6 +7,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "ps_internal.h"
+#include "ps_page_cache.h"
 
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -29,6 +30,8 @@ PG_MODULE_MAGIC;
 #define MAX_CHECKPOINT_TIMEOUT_S		86400
 #define DEFAULT_WAIT_LSN_TIMEOUT_MS		300000
 #define DEFAULT_FLUSH_WORKERS			1
+#define DEFAULT_PAGE_CACHE_MB			64
+#define MAX_PAGE_CACHE_MB				(1024 * 1024)
 
 int			ps_max_timelines = DEFAULT_MAX_TIMELINES;
 int			ps_open_layer_memory_mb = DEFAULT_OPEN_LAYER_MEMORY_MB;
@@ -75,6 +78,11 @@ define_settings(void)
 							NULL, &ps_wait_lsn_timeout_ms,
 							DEFAULT_WAIT_LSN_TIMEOUT_MS, 1, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("neon_pageserver.page_cache_size",
+							"Shared memory for rebuilt pages, from which later versions of them are rebuilt.",
+							NULL, &ps_page_cache_mb,
+							DEFAULT_PAGE_CACHE_MB, 0, MAX_PAGE_CACHE_MB,
+							PGC_POSTMASTER, GUC_UNIT_MB, NULL, NULL, NULL);
 	DefineCustomIntVariable("neon_pageserver.flush_workers",
 							"Number of processes that write open layers to files.",
 							NULL, &ps_flush_workers,
@@ -95,6 +103,7 @@ shmem_request(void)
 		prev_shmem_request_hook();
 	RequestAddinShmemSpace(table_shmem_bytes());
 	RequestAddinShmemSpace(ps_pool_shmem_bytes());
+	RequestAddinShmemSpace(ps_page_cache_shmem_bytes());
 	RequestNamedLWLockTranche("neon_pageserver", 1);
 }
 
@@ -138,6 +147,7 @@ shmem_startup(void)
 	if (!found)
 		init_table(tranche);
 	ps_pool_init();
+	ps_page_cache_init();
 	LWLockRelease(AddinShmemInitLock);
 }
 

@@ -1,0 +1,21 @@
+/*
+ * ps_flush_image.h - images that a flush puts into long chains of records.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef PS_FLUSH_IMAGE_H
+#define PS_FLUSH_IMAGE_H
+
+#include "ps_internal.h"
+
+typedef struct PsFlushImage
+{
+	struct PsFlushImage *older;
+	XLogRecPtr	lsn;			/* of the version that the image takes the place of */
+	uint8		page[BLCKSZ];
+} PsFlushImage;
+
+/* Images for a key of a memory layer that is being flushed, newest first; NULL when its chain is short. */
+extern PsFlushImage *ps_flush_images(PsTimeline *tl, const PsMemLayer *layer, const PsMemKey *key);
+
+#endif							/* PS_FLUSH_IMAGE_H */
