@@ -200,7 +200,8 @@ world_new(uint64_t seed, bool verbose)
 	w->seed = seed;
 	w->sim = neon_sim_new(seed, verbose);
 	w->net = neon_sim_net_new(w->sim, &handlers, w);
-	w->n_nodes = neon_sim_below(w->sim, 4) == 0 ? 5 : 3;
+	w->membership = neon_sim_below(w->sim, 2) == 0;
+	w->n_nodes = w->membership || neon_sim_below(w->sim, 4) == 0 ? 5 : 3;
 	w->faults = true;
 	w->write_limit = SIM_WAL_END - SIM_WAL_RESERVE;
 	w->storage_fault_per_10000 = neon_sim_below(w->sim, 2) == 0 ? 0 : 30;
@@ -208,8 +209,8 @@ world_new(uint64_t seed, bool verbose)
 	sim_check_init(&w->check);
 	memset(&conf, 0, sizeof(conf));
 	conf.generation = 1;
-	conf.n_members = (uint32_t) w->n_nodes;
-	for (int i = 0; i < w->n_nodes; i++)
+	conf.n_members = w->membership ? 3 : (uint32_t) w->n_nodes;
+	for (uint32_t i = 0; i < conf.n_members; i++)
 		conf.members[i] = (uint64_t) i + 1;
 	for (int i = 0; i < w->n_nodes; i++)
 	{
@@ -217,6 +218,7 @@ world_new(uint64_t seed, bool verbose)
 		sim_node_init(w->nodes[i], w, i, &conf);
 		sim_node_start(w->nodes[i]);
 	}
+	sim_controller_start(w, &conf);
 	return w;
 }
 
@@ -265,14 +267,18 @@ peace(sim_world *w)
 static bool
 progressed(sim_world *w, neon_lsn before)
 {
-	const sim_compute *last = w->computes[w->n_computes - 1];
+	const sim_compute *last;
 
-	if (last->stage == SIM_DEAD)
+	if (w->computes[w->n_computes - 1]->stage == SIM_DEAD)
 		sim_compute_start(w);
+	last = w->computes[w->n_computes - 1];
 	if (last->stage != SIM_RUN || last->committed < before + 4096)
 		return false;
+	if (!sim_controller_idle(&w->controller))
+		return false;
 	for (int i = 0; i < w->n_nodes; i++)
-		if (w->nodes[i]->acceptor.commit_lsn < before + 4096)
+		if (neon_configuration_has(&w->controller.conf, (uint64_t) i + 1) &&
+			w->nodes[i]->acceptor.commit_lsn < before + 4096)
 			return false;
 	return true;
 }
@@ -303,11 +309,11 @@ run(uint64_t seed, bool verbose)
 	fingerprint = neon_sim_fingerprint(w->sim);
 	if (verbose)
 		printf("ok: seed %llu, %d nodes, %llu events, %d computes, %llu elections, %llu commits up to %llu, "
-			   "%llu truncations, %llu torn ends, fingerprint %016llx\n",
+			   "%llu truncations, %llu torn ends, %llu changes of members, fingerprint %016llx\n",
 			   (unsigned long long) seed, w->n_nodes, (unsigned long long) neon_sim_events(w->sim), w->n_computes,
 			   (unsigned long long) w->check.elections, (unsigned long long) w->check.commits,
 			   (unsigned long long) w->check.committed_end, (unsigned long long) w->check.truncations,
-			   (unsigned long long) w->check.torn, (unsigned long long) fingerprint);
+			   (unsigned long long) w->check.torn, (unsigned long long) w->controller.changes, (unsigned long long) fingerprint);
 	world_free(w);
 	return fingerprint;
 }

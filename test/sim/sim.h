@@ -36,6 +36,7 @@ typedef struct sim_node
 {
 	sim_world  *w;
 	int			index;
+	bool		exists;			/* the timeline was created here */
 	bool		up;
 	uint64_t	incarnation;
 	neon_acceptor acceptor;
@@ -65,6 +66,10 @@ extern void sim_node_crash(sim_node *n, const char *why);
 extern bool sim_node_accept(sim_node *n, neon_sim_conn *conn);
 extern void sim_node_message(sim_node *n, neon_sim_conn *conn, const uint8_t *bytes, size_t len);
 extern void sim_node_closed(sim_node *n, neon_sim_conn *conn);
+/* What the controller does: give a configuration, raise the term, make this node a copy of another. */
+extern bool sim_node_configure(sim_node *n, const neon_configuration *conf);
+extern bool sim_node_raise_term(sim_node *n, neon_term term);
+extern bool sim_node_pull(sim_node *n, const sim_node *from, const neon_configuration *conf, neon_term term);
 /* What a donor serves to a proposer that recovers a laggard. */
 extern const uint8_t *sim_node_read(sim_node *n, neon_term term, neon_lsn begin, neon_lsn end);
 
@@ -114,6 +119,32 @@ extern void sim_compute_connected(sim_compute *c, neon_sim_conn *conn);
 extern void sim_compute_message(sim_compute *c, neon_sim_conn *conn, const uint8_t *bytes, size_t len);
 extern void sim_compute_closed(sim_compute *c, neon_sim_conn *conn);
 
+/* ---- the controller: changes of membership, one after the other ---- */
+
+typedef enum sim_change_step
+{
+	SIM_CHANGE_NONE,
+	SIM_CHANGE_OLD,				/* joint configuration to a majority of the old members */
+	SIM_CHANGE_PULL,			/* new members become copies of the most advanced old one */
+	SIM_CHANGE_NEW,				/* a majority of the new members has the joint configuration and what was committed */
+	SIM_CHANGE_FINAL			/* the final configuration, to everybody in it */
+} sim_change_step;
+
+typedef struct sim_controller
+{
+	sim_world  *w;
+	sim_change_step step;
+	neon_configuration conf;	/* newest; joint between OLD and NEW */
+	uint64_t	got_old;		/* nodes that took the joint configuration */
+	neon_term	sync_last_term;
+	neon_lsn	sync_flush;
+	neon_term	sync_term;
+	uint64_t	changes;
+} sim_controller;
+
+extern void sim_controller_start(sim_world *w, const neon_configuration *conf);
+extern bool sim_controller_idle(const sim_controller *t);
+
 /* ---- the checker ---- */
 
 /* The log of a term's leader: what it took over, and what it wrote. */
@@ -129,7 +160,7 @@ typedef struct sim_log
 typedef struct sim_check
 {
 	sim_log		logs[SIM_MAX_TERMS];
-	uint8_t		committed[SIM_WAL_BYTES];
+	uint8_t		committed[SIM_WAL_BYTES + SIM_RECORD_MAX];
 	neon_lsn	committed_end;
 	uint64_t	elections;
 	uint64_t	commits;
@@ -158,6 +189,8 @@ struct sim_world
 	sim_node   *nodes[SIM_MAX_ACCEPTORS];
 	sim_compute *computes[SIM_MAX_COMPUTES];
 	sim_check	check;
+	sim_controller controller;
+	bool		membership;		/* members change in this run */
 	bool		faults;			/* crashes and failures may happen */
 	uint32_t	storage_fault_per_10000;
 	neon_lsn	write_limit;	/* computes stop writing here */

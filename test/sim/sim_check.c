@@ -101,7 +101,7 @@ sim_check_elected(sim_compute *c)
 	log->compute = c->index;
 	log->end = start;
 	log->bytes = calloc(1, SIM_WAL_BYTES + SIM_RECORD_MAX);
-	log->record_end = calloc(1, SIM_WAL_BYTES / 8 + 1);
+	log->record_end = calloc(1, (SIM_WAL_BYTES + SIM_RECORD_MAX) / 8 + 1);
 
 	/* By log matching, the donor's log is a prefix of the log of its last term. */
 	if (before == 0 ? start != SIM_WAL_START : start > k->logs[before].end)

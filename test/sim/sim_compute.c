@@ -223,6 +223,7 @@ take_x(sim_compute *c, neon_lsn x, neon_lsn last_record_start)
 	sim_check_finished(c, x, last_record_start);
 	close_all(c);
 	c->stage = SIM_BACKUP;
+	c->won_term = 0;
 	c->x = x;
 	c->record_end = x;
 	c->available = x;
@@ -240,6 +241,9 @@ out_finished(void *arg, neon_lsn x, neon_lsn last_record_start)
 }
 
 static void
+start_again(void *arg, uint64_t unused, uint64_t epoch);
+
+static void
 out_fatal(void *arg, neon_proposer_fatal reason, const char *detail)
 {
 	sim_compute *c = arg;
@@ -250,6 +254,12 @@ out_fatal(void *arg, neon_proposer_fatal reason, const char *detail)
 		sim_fail(c->w, "compute %d: the history is full", c->index);
 	if (reason == NEON_FATAL_IDENTITY || reason == NEON_FATAL_CORRUPT)
 		sim_fail(c->w, "compute %d: %s: %s", c->index, neon_proposer_fatal_text(reason), detail);
+	if (reason == NEON_FATAL_CONFIGURATION && (c->stage == SIM_SYNC || c->won_term != 0))
+	{
+		close_all(c);
+		neon_sim_after(c->w->sim, 1000, start_again, c, 0, c->epoch);
+		return;
+	}
 	sim_compute_kill(c, "fatal");
 }
 
@@ -306,6 +316,16 @@ start_proposer(sim_compute *c, neon_term previous_term)
 	for (int i = 0; i < w->n_nodes; i++)
 		connect_to(c, (uint64_t) i, c->epoch);
 	tick(c, NEON_PHASE_COLLECT, c->epoch);
+}
+
+/* The same server, another proposer: it knows which term it won. */
+static void
+start_again(void *arg, uint64_t unused, uint64_t epoch)
+{
+	sim_compute *c = arg;
+
+	if (epoch == c->epoch)
+		start_proposer(c, c->stage == SIM_RUN ? c->won_term : 0);
 }
 
 /* One more record, or some more raw bytes of what is there. */

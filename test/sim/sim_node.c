@@ -173,6 +173,7 @@ sim_node_init(sim_node *n, sim_world *w, int index, const neon_configuration *co
 	n->w = w;
 	n->index = index;
 	n->conf = *conf;
+	n->exists = neon_configuration_has(conf, (uint64_t) index + 1);
 	neon_sim_disk_init(&n->wal, w->sim, SIM_WAL_BYTES + 2 * SIM_RECORD_MAX);
 }
 
@@ -196,7 +197,7 @@ sim_node_start(sim_node *n)
 	neon_acceptor *identity = calloc(1, sizeof(*identity));
 	bool		ok;
 
-	if (n->up)
+	if (n->up || !n->exists)
 	{
 		free(identity);
 		return;
@@ -362,6 +363,60 @@ sim_node_closed(sim_node *n, neon_sim_conn *conn)
 	session    *s = neon_sim_conn_arg(conn, 1);
 
 	s->open = false;
+}
+
+bool
+sim_node_configure(sim_node *n, const neon_configuration *conf)
+{
+	const char *why = NULL;
+	bool		ok;
+
+	if (!n->up)
+		return false;
+	if (n->acceptor.conf.generation > conf->generation)
+		return true;
+	ok = neon_acceptor_switch_configuration(&n->acceptor, &storage, n, conf, &why);
+	if (n->crash_now)
+		sim_node_crash(n, "in storage");
+	return ok;
+}
+
+bool
+sim_node_raise_term(sim_node *n, neon_term term)
+{
+	bool		ok = n->up && neon_acceptor_raise_term(&n->acceptor, &storage, n, term);
+
+	if (n->crash_now)
+		sim_node_crash(n, "in storage");
+	return ok;
+}
+
+/* The copy appears at once, as a directory that is renamed into place does.  Its own old vote is not forgotten. */
+bool
+sim_node_pull(sim_node *n, const sim_node *from, const neon_configuration *conf, neon_term term)
+{
+	size_t		len = from->flush_record_lsn - SIM_WAL_START;
+
+	if (!from->up || from->acceptor.truncation_pending)
+		return false;
+	if (n->up)
+		sim_node_crash(n, "replaced by a copy");
+	n->exists = true;
+	n->conf = *conf;
+	n->history = from->acceptor.history;
+	n->commit_lsn = from->acceptor.commit_lsn;
+	n->truncate_lsn = from->acceptor.truncate_lsn;
+	if (n->term < from->acceptor.term)
+		n->term = from->acceptor.term;
+	if (n->term < term)
+		n->term = term;
+	neon_sim_disk_write(&n->wal, 0, from->wal.now, len);
+	neon_sim_disk_write(&n->wal, len, NULL, n->wal.bytes - len);
+	neon_sim_disk_sync(&n->wal);
+	neon_sim_trace(n->w->sim, "node %d: becomes a copy of node %d up to %llu", n->index, from->index,
+				   (unsigned long long) from->flush_record_lsn);
+	sim_node_start(n);
+	return true;
 }
 
 const uint8_t *
