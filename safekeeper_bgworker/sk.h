@@ -71,6 +71,7 @@ typedef struct SkSlot
 	bool		tail_dirty;		/* bytes behind write_lsn may have been written by a write that failed */
 
 	pg_atomic_uint32 senders;
+	pg_atomic_uint32 term_senders;	/* those of them that read above commit_lsn */
 } SkSlot;
 
 typedef struct SkShared
@@ -91,6 +92,7 @@ extern SkSlot *sk_slot_find(const neon_id *tenant, const neon_id *timeline, uint
 extern SkSlot *sk_slot_reserve(const neon_id *tenant, const neon_id *timeline);
 extern void sk_slot_set_state(SkSlot *slot, SkSlotState state);
 extern void sk_slot_free(SkSlot *slot);
+extern void sk_slots_reset(void);
 extern void sk_slot_publish(SkSlot *slot);
 extern bool sk_ready(void);
 extern void sk_require_ready(void);
@@ -102,7 +104,7 @@ extern void sk_slot_unlock(SkSlot *slot);
 extern void sk_creation_lock(void);	/* until the transaction ends */
 
 /* WAL senders sleep on their latch. */
-extern void sk_sender_register(SkSlot *slot);
+extern void sk_sender_register(SkSlot *slot, bool above_commit);
 extern void sk_sender_unregister(void);
 extern void sk_wake_senders(SkSlot *slot);
 
@@ -157,7 +159,8 @@ extern void sk_id_arg(const char *what, text *value, neon_id *id);
 extern void *sk_realloc(void *p, size_t n, void *arg);
 
 struct SkWal;
-extern void sk_scan_tail(struct SkWal *w, XLogRecPtr start_lsn, XLogRecPtr from, SkScan *out);
+extern void sk_scan_tail(struct SkWal *w, XLogRecPtr start_lsn, XLogRecPtr from, XLogRecPtr until,
+						 SkScan *out);
 
 /* ---- who may call (sk_timeline.c) ---- */
 extern void sk_check_tenant_access(const neon_id *tenant, Oid roleid, bool is_superuser, const char *role_name);

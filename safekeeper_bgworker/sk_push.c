@@ -122,16 +122,17 @@ static void
 cut_log(Push *p, XLogRecPtr to)
 {
 	SkSlot	   *slot = p->slot;
+	XLogRecPtr	flush_lsn = pg_atomic_read_u64(&slot->flush_lsn);
 	SkScan		scan;
 
 	slot->tail_dirty = true;
 	sk_wal_truncate(&p->wal, to);
-	sk_scan_tail(&p->wal, slot->start_lsn, pg_atomic_read_u64(&slot->flush_lsn), &scan);
-	if (scan.end != pg_atomic_read_u64(&slot->flush_lsn))
+	sk_scan_tail(&p->wal, slot->start_lsn, flush_lsn, flush_lsn, &scan);
+	if (scan.end != flush_lsn)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("the log has its last record end at %X/%X, expected %X/%X", LSN_FORMAT_ARGS(scan.end),
-						LSN_FORMAT_ARGS(pg_atomic_read_u64(&slot->flush_lsn)))));
+						LSN_FORMAT_ARGS(flush_lsn))));
 	pg_atomic_write_u64(&slot->last_record_start, scan.last_record_start);
 	slot->tail_dirty = false;
 }

@@ -34,6 +34,7 @@
 #include "utils/timeout.h"
 
 #include "sk.h"
+#include "sk_stream.h"
 
 #define MAX_COMMAND_BYTES	(64 * 1024)
 #define MAX_TOKENS			32
@@ -380,16 +381,27 @@ run_command(Session *s, char *command, MemoryContext context)
 	PG_END_TRY();
 }
 
+/* The type of the next message; waits with interrupts served, so that nothing in the instance waits for us. */
+static int
+read_type(void)
+{
+	unsigned char type;
+	int			r;
+
+	pq_startmsgread();
+	while ((r = pq_getbyte_if_available(&type)) == 0)
+		sk_stream_wait(-1);
+	return r < 0 ? EOF : type;
+}
+
 /* The next simple query; does not return when the client has gone. */
 static char *
 read_command(StringInfo buf)
 {
 	for (;;)
 	{
-		int			type;
+		int			type = read_type();
 
-		pq_startmsgread();
-		type = pq_getbyte();
 		if (type == EOF || pq_getmessage(buf, MAX_COMMAND_BYTES))
 			proc_exit(0);
 		switch (type)

@@ -52,15 +52,15 @@ first_record_of_page(SkWal *w, XLogRecPtr page)
 }
 
 static void
-read_records(SkWal *w, neon_wal_reader *reader, char *chunk, SkScan *out)
+read_records(SkWal *w, neon_wal_reader *reader, char *chunk, XLogRecPtr until, SkScan *out)
 {
 	neon_wal_record rec;
 	neon_wal_status status = NEON_WAL_NEED_MORE;
 	XLogRecPtr	pos = out->end;
 
-	while (status == NEON_WAL_NEED_MORE)
+	while (status == NEON_WAL_NEED_MORE && pos < until)
 	{
-		size_t		n = sk_wal_read(w, pos, chunk, SCAN_CHUNK_BYTES);
+		size_t		n = sk_wal_read(w, pos, chunk, Min(SCAN_CHUNK_BYTES, until - pos));
 
 		CHECK_FOR_INTERRUPTS();
 		if (n == 0)
@@ -76,9 +76,9 @@ read_records(SkWal *w, neon_wal_reader *reader, char *chunk, SkScan *out)
 	out->stopped = neon_wal_status_text(status);
 }
 
-/* Read records from `begin`, a record's start, to the end of what is valid. */
+/* Read records from `begin`, a record's start, to `until` or the end of what is valid. */
 static void
-scan_forward(SkWal *w, XLogRecPtr begin, SkScan *out)
+scan_forward(SkWal *w, XLogRecPtr begin, XLogRecPtr until, SkScan *out)
 {
 	char	   *chunk = palloc(SCAN_CHUNK_BYTES);
 	neon_wal_reader reader;
@@ -90,7 +90,7 @@ scan_forward(SkWal *w, XLogRecPtr begin, SkScan *out)
 	neon_wal_reader_begin(&reader, begin);
 	PG_TRY();
 	{
-		read_records(w, &reader, chunk, out);
+		read_records(w, &reader, chunk, until, out);
 	}
 	PG_FINALLY();
 	{
@@ -101,10 +101,10 @@ scan_forward(SkWal *w, XLogRecPtr begin, SkScan *out)
 }
 
 /*
- * from: the log's start, or the end of a record.  When the log is shorter than `from`, out->end says so.
+ * from: the log's start, or the end of a record.  Bytes from `until` on are not looked at.  When the log is shorter than `from`, out->end says so.
  */
 void
-sk_scan_tail(SkWal *w, XLogRecPtr start_lsn, XLogRecPtr from, SkScan *out)
+sk_scan_tail(SkWal *w, XLogRecPtr start_lsn, XLogRecPtr from, XLogRecPtr until, SkScan *out)
 {
 	XLogRecPtr	page = from > start_lsn ? (from - 1) - (from - 1) % XLOG_BLCKSZ : 0;
 
@@ -115,10 +115,10 @@ sk_scan_tail(SkWal *w, XLogRecPtr start_lsn, XLogRecPtr from, SkScan *out)
 		CHECK_FOR_INTERRUPTS();
 		if (begin == InvalidXLogRecPtr || begin >= from)
 			continue;
-		scan_forward(w, begin, out);
+		scan_forward(w, begin, until, out);
 		if (out->end >= from)
 			return;
 		/* An unreachable page of a switched segment, or damage: farther back is the truth. */
 	}
-	scan_forward(w, start_lsn, out);
+	scan_forward(w, start_lsn, until, out);
 }

@@ -31,6 +31,7 @@ SkShared   *sk_shared = NULL;
 static neon_acceptor *acceptors = NULL;
 static pg_atomic_uint32 *sender_slot = NULL;	/* by pgprocno: slot number + 1 this process sends from, or 0 */
 static int	my_sender_slot = 0;
+static bool my_sender_above_commit = false;
 
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
@@ -72,6 +73,7 @@ init_slot(SkSlot *slot)
 	pg_atomic_init_u64(&slot->commit_lsn, 0);
 	pg_atomic_init_u64(&slot->persisted_commit_lsn, 0);
 	pg_atomic_init_u32(&slot->senders, 0);
+	pg_atomic_init_u32(&slot->term_senders, 0);
 }
 
 static void
@@ -165,6 +167,29 @@ sk_slot_find(const neon_id *tenant, const neon_id *timeline, uint64 *generation)
 	return found;
 }
 
+/* The counts of senders stay: senders of the timeline that had the slot before leave by themselves. */
+static void
+clear_slot(SkSlot *slot)
+{
+	pg_atomic_write_u64(&slot->term, 0);
+	pg_atomic_write_u64(&slot->last_log_term, 0);
+	pg_atomic_write_u64(&slot->serving_term, 0);
+	pg_atomic_write_u64(&slot->write_lsn, 0);
+	pg_atomic_write_u64(&slot->flush_lsn, 0);
+	pg_atomic_write_u64(&slot->last_record_start, 0);
+	pg_atomic_write_u64(&slot->commit_lsn, 0);
+	pg_atomic_write_u64(&slot->persisted_commit_lsn, 0);
+}
+
+/* A load that began again: nobody was served from what it had filled. */
+void
+sk_slots_reset(void)
+{
+	for (int i = 0; i < sk_max_timelines; i++)
+		if (pg_atomic_read_u32(&sk_shared->slots[i].state) != SK_SLOT_FREE)
+			sk_slot_free(&sk_shared->slots[i]);
+}
+
 SkSlot *
 sk_slot_reserve(const neon_id *tenant, const neon_id *timeline)
 {
@@ -178,7 +203,7 @@ sk_slot_reserve(const neon_id *tenant, const neon_id *timeline)
 	{
 		uint64		generation = pg_atomic_read_u64(&found->generation);
 
-		init_slot(found);
+		clear_slot(found);
 		pg_atomic_write_u64(&found->generation, generation + 1);
 		found->tenant = *tenant;
 		found->timeline = *timeline;
@@ -222,7 +247,7 @@ sk_slot_publish(SkSlot *slot)
 	neon_acceptor *a = sk_slot_acceptor(slot);
 	bool		wake = pg_atomic_read_u64(&slot->commit_lsn) != a->commit_lsn ||
 		pg_atomic_read_u64(&slot->term) != a->term ||
-		pg_atomic_read_u64(&slot->serving_term) != 0;
+		pg_atomic_read_u32(&slot->term_senders) != 0;
 
 	pg_atomic_write_u64(&slot->term, a->term);
 	pg_atomic_write_u64(&slot->last_log_term,
@@ -276,7 +301,7 @@ sender_exit(int code, Datum arg)
 }
 
 void
-sk_sender_register(SkSlot *slot)
+sk_sender_register(SkSlot *slot, bool above_commit)
 {
 	static bool exit_registered = false;
 
@@ -287,15 +312,23 @@ sk_sender_register(SkSlot *slot)
 	}
 	my_sender_slot = (int) (slot - sk_shared->slots) + 1;
 	pg_atomic_write_u32(&sender_slot[MyProc->pgprocno], my_sender_slot);
+	my_sender_above_commit = above_commit;
+	if (above_commit)
+		pg_atomic_fetch_add_u32(&slot->term_senders, 1);
 	pg_atomic_fetch_add_u32(&slot->senders, 1);	/* a full barrier: what is committed after it wakes us */
 }
 
 void
 sk_sender_unregister(void)
 {
+	SkSlot	   *slot;
+
 	if (my_sender_slot == 0)
 		return;
-	pg_atomic_fetch_sub_u32(&sk_shared->slots[my_sender_slot - 1].senders, 1);
+	slot = &sk_shared->slots[my_sender_slot - 1];
+	pg_atomic_fetch_sub_u32(&slot->senders, 1);
+	if (my_sender_above_commit)
+		pg_atomic_fetch_sub_u32(&slot->term_senders, 1);
 	pg_atomic_write_u32(&sender_slot[MyProc->pgprocno], 0);
 	my_sender_slot = 0;
 }

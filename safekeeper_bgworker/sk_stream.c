@@ -6,7 +6,7 @@
  *
  * Invariant: nothing behind CopyDone may be in our buffer, since what we have read the server's loop can no longer
  * see.  A client does not send anything there before it has our CommandComplete, Terminate excepted.
- * Writes block (interruptibly): never write while a timeline's lock is held.
+ * Writes wait for the client (interruptibly): never write while a timeline's lock is held.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -19,11 +19,15 @@
 #include "pgstat.h"
 #include "port/pg_bswap.h"
 #include "postmaster/interrupt.h"
+#include "replication/walsender.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/sinval.h"
+#include "tcop/dest.h"
+#include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 #include "sk_stream.h"
 
@@ -222,26 +226,65 @@ sk_stream_reserve(SkStream *s, int payload_bytes)
 	return p + HEADER_BYTES;
 }
 
+/*
+ * Sleep until the client takes more bytes; interrupts are served, a cancel excepted: its error message would land in the
+ * middle of a message.  A client that takes nothing for wal_sender_timeout is gone.
+ */
+static void
+wait_writeable(TimestampTz since)
+{
+	WaitEvent	ev;
+	int			n;
+
+	if (ProcDiePending && whereToSendOutput == DestRemote)
+		whereToSendOutput = DestNone;	/* there is no place for a last message */
+	HOLD_CANCEL_INTERRUPTS();
+	CHECK_FOR_INTERRUPTS();
+	ModifyWaitEvent(FeBeWaitSet, FeBeWaitSetSocketPos, WL_SOCKET_WRITEABLE, NULL);
+	n = WaitEventSetWait(FeBeWaitSet, 1000, &ev, 1, WAIT_EVENT_CLIENT_WRITE);
+	if (n == 1 && (ev.events & WL_POSTMASTER_DEATH))
+		proc_exit(1);
+	if (n == 1 && (ev.events & WL_LATCH_SET))
+		ResetLatch(MyLatch);
+	RESUME_CANCEL_INTERRUPTS();
+	if (wal_sender_timeout > 0 && TimestampDifferenceExceeds(since, GetCurrentTimestamp(), wal_sender_timeout))
+	{
+		whereToSendOutput = DestNone;
+		ereport(FATAL,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("terminating a stream whose client took nothing for %d ms", wal_sender_timeout)));
+	}
+}
+
 /* Send all of it.  False: the connection is gone, which the next read will say again. */
 bool
 sk_stream_flush(SkStream *s)
 {
+	TimestampTz since = 0;
 	int			off = 0;
 	bool		ok = true;
 
-	MyProcPort->noblock = false;
-	while (off < s->out_len)
+	while (off < s->out_len && ok)
 	{
-		ssize_t		n = secure_write(MyProcPort, s->out + off, s->out_len - off);
+		ssize_t		n;
 
-		if (n <= 0)
+		MyProcPort->noblock = true;
+		errno = 0;
+		n = secure_write(MyProcPort, s->out + off, s->out_len - off);
+		MyProcPort->noblock = false;
+		if (n > 0)
 		{
-			if (n < 0 && errno == EINTR)
-				continue;
-			ok = false;
-			break;
+			off += (int) n;
+			since = 0;
 		}
-		off += (int) n;
+		else if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+		{
+			if (since == 0)
+				since = GetCurrentTimestamp();
+			wait_writeable(since);
+		}
+		else if (!(n < 0 && errno == EINTR))
+			ok = false;
 	}
 	s->out_len = 0;
 	return ok;

@@ -268,7 +268,7 @@ sk_send_wal(SkSlot *slot, uint64 generation, XLogRecPtr start, neon_term term)
 	check_start(&s, start);
 	sk_wal_init(&s.wal, &slot->tenant, &slot->timeline, slot->wal_segment_bytes);
 
-	sk_sender_register(slot);
+	sk_sender_register(slot, term != 0);
 	PG_TRY();
 	{
 		sk_stream_begin(&s.stream);

@@ -50,6 +50,7 @@ load_all(void)
 	List	   *rows = NIL;
 	ListCell   *lc;
 
+	sk_slots_reset();
 	begin_work();
 	if (sk_catalog_exists())
 		rows = sk_catalog_load(work_context);
