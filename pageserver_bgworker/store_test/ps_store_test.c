@@ -392,3 +392,26 @@ store_freeze(PG_FUNCTION_ARGS)
 
 	PG_RETURN_INT32(ps_freeze(tl));
 }
+
+static bool
+count_key(const neon_key *key, const PsVersion *v, void *arg)
+{
+	(*(int64 *) arg)++;
+	return true;
+}
+
+/* Reads everything there is; returns the number of keys. */
+PG_FUNCTION_INFO_V1(store_scan);
+
+Datum
+store_scan(PG_FUNCTION_ARGS)
+{
+	PsTimeline *tl = ps_timeline_open(text_to_cstring(PG_GETARG_TEXT_PP(0)), text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	neon_key	from = {.kind = NEON_KEY_REL_BLOCK};
+	neon_key	to = {.spc = UINT32_MAX,.db = UINT32_MAX,.rel = UINT32_MAX,.blk = UINT32_MAX,
+		.kind = NEON_KEY_KIND_COUNT - 1,.fork = UINT8_MAX};
+	int64		keys = 0;
+
+	ps_scan(tl, &from, &to, ps_timeline_last_record_lsn(tl), count_key, &keys);
+	PG_RETURN_INT64(keys);
+}

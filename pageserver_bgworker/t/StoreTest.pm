@@ -37,6 +37,7 @@ fsync = on
 CREATE FUNCTION store_put(text, text, int, int) RETURNS pg_lsn LANGUAGE c AS '$module';
 CREATE FUNCTION store_put_failing(text, text, int) RETURNS void LANGUAGE c AS '$module';
 CREATE FUNCTION store_check(text, text, int) RETURNS bigint LANGUAGE c AS '$module';
+CREATE FUNCTION store_scan(text, text) RETURNS bigint LANGUAGE c AS '$module';
 CREATE FUNCTION store_freeze(text, text) RETURNS int LANGUAGE c AS '$module';
 ));
 	return $node;
