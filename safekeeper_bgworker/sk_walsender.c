@@ -44,7 +44,6 @@ typedef struct Sender
 	TimestampTz last_reply;
 	bool		keepalive_asked;	/* a reply was asked for and is awaited */
 	bool		keepalive_wanted;	/* the client asked for one */
-	XLogRecPtr	announced_lsn;	/* end of WAL that the client was last told */
 } Sender;
 
 /* How far may be read?  Nothing, 0, while the log is empty.  ERROR when this client may not read any more. */
@@ -115,7 +114,6 @@ send_keepalive(Sender *s, bool ask_reply)
 	put_u64(p + 9, GetCurrentTimestamp());
 	p[17] = ask_reply ? 1 : 0;
 	s->keepalive_wanted = false;
-	s->announced_lsn = s->sent_lsn;
 }
 
 /* Queue one message of WAL. */
@@ -241,7 +239,7 @@ stream(Sender *s)
 			return;
 		send_available(s);
 		timeout_ms = check_timeout(s);
-		if (s->keepalive_wanted || (s->announced_lsn != s->sent_lsn && s->sent_lsn >= readable_end(s)))
+		if (s->keepalive_wanted)
 			send_keepalive(s, false);
 		(void) sk_stream_flush(&s->stream);
 		if (s->sent_lsn < readable_end(s))
@@ -262,7 +260,7 @@ sk_send_wal(SkSlot *slot, uint64 generation, XLogRecPtr start, neon_term term)
 	s.slot = slot;
 	s.generation = generation;
 	s.term = term;
-	s.sent_lsn = s.announced_lsn = start;
+	s.sent_lsn = start;
 	s.last_reply = GetCurrentTimestamp();
 	(void) readable_end(&s);
 	check_start(&s, start);
