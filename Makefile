@@ -5,6 +5,7 @@
 #   make demo        from a fresh machine to a running cluster with a branch
 #   make check       every test CI runs; ends with 'N passed, N failed'     (ONLY=text for some of them)
 #   make installcheck  pg_regress over sql/ against the cluster of NEON_DIR (default: the demo's)
+#   make check-long  the slow ones as well      make server-suites  the server's own regression suite on an endpoint
 #   make sim SEED=n  one simulated run           make sim-many N=n          make fuzz SECONDS=n
 
 PG_CONFIG ?= pg_config
@@ -70,6 +71,17 @@ sim:
 sim-many:
 	@$(MAKE) -s -C test/sim && test/sim/build/sim --many $(N)
 
+sim-faults:
+	@$(MAKE) -s -C test/sim faults
+
+# the server's own regression suite on an endpoint with tiny caches, beside a stock server
+server-suites: install
+	@test/server_suites
+
+check-long: install
+	NEON_ROUNDS=50 NEON_SIM_SEEDS=20000 $(MAKE) check
+	@test/server_suites
+
 fuzz:
 	$(MAKE) -C test/fuzz fuzz SECONDS=$(or $(SECONDS),60)
 
@@ -77,4 +89,4 @@ clean:
 	@set -e; for c in $(COMPONENTS); do $(MAKE) -C $$c clean PG_CONFIG=$(PG_CONFIG); done
 	$(MAKE) -C libs clean
 
-.PHONY: all libs print-deps deps install uninstall demo demo-clean check installcheck sim sim-many fuzz clean $(COMPONENTS)
+.PHONY: sim-faults server-suites check-long all libs print-deps deps install uninstall demo demo-clean check installcheck sim sim-many fuzz clean $(COMPONENTS)
