@@ -98,6 +98,7 @@ like($answers[3], qr/^refused 9 /, 'an overlap is refused');
 like($answers[4], qr/^error 55000/, 'and the stream ends');
 
 # ---- crash ----
+ok($sk->poll_query_until('postgres', "SELECT commit_lsn = '$end' FROM neon_safekeeper.timeline"), 'the commit position gets into the catalog');
 my $before = state($sk, 'term, last_log_term, write_lsn, flush_lsn, history');
 crash_and_start($sk);
 $sk->poll_query_until('postgres', "SELECT count(*) = 1 FROM neon_safekeeper.timelines WHERE state = 'active'");
@@ -108,7 +109,6 @@ like($vote[3], qr/term=2 given=1 flush=$end last=(?!0\/0)/, 'the last record is 
 
 like(read_with_term(2, $near), qr/does not serve term 2/, 'no reads above commit_lsn before the history is adopted');
 @answers = proposer($sk, $donor, "greet\nelected 2 $end 1:$start,2:$end\nvote 2");
-isnt(state($sk, 'commit_lsn'), $end, 'the commit position is older');
 like(read_with_term(1, $near), qr/does not serve term 1/, 'no reads above commit_lsn for an old term');
 unlike(read_with_term(2, $near), qr/does not serve/, 'but for the term in force');
 @answers = proposer($sk, $donor, "greet\nheartbeat 2 $end");
@@ -194,8 +194,6 @@ is($show, "16MB\n", 'an error does not end the connection');
 my $wrong = $sk->connstr('postgres') . " user=neon_t_$other options='$options' replication=true";
 IPC::Run::run([ 'psql', '-XAt', $wrong, '-c', 'IDENTIFY_SYSTEM' ], '>', \$show, '2>', \$show_err);
 like($show_err, qr/permission denied for tenant $TENANT/, 'another tenant is refused');
-is($sk->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walsender' AND backend_xmin IS NOT NULL"),
-	'0', 'no snapshot is held');
 
 # pg_receivewal begins with the segment of the commit position unless it has files: give it the one before the log.
 my $receive = PostgreSQL::Test::Utils::tempdir();

@@ -43,6 +43,17 @@ ok($standby->poll_query_until('postgres', "SELECT pg_last_wal_replay_lsn() >= '$
 proposer_end($p);
 is(state($sk, 'senders'), '1', 'one sender is shown');
 
+# Rule 27: the connection outlives authentication_timeout, and holds no snapshot.
+my $sender = "FROM pg_stat_activity WHERE backend_type = 'walsender'";
+ok($sk->poll_query_until('postgres', "SELECT now() - backend_start > interval '2 s' $sender"), 'it lives longer than an authentication may take');
+is($sk->safe_psql('postgres', "SELECT backend_xmin IS NULL AND backend_xid IS NULL AND xact_start IS NULL $sender"), 't', 'without a transaction');
+is($standby->safe_psql('postgres', "SELECT status FROM pg_stat_wal_receiver"), 'streaming', 'and still streams');
+$sk->safe_psql('postgres', 'CREATE DATABASE other');
+$sk->safe_psql('postgres', 'DROP DATABASE other');
+pass('it does not block what needs every process to answer');
+$sk->safe_psql('postgres', "SELECT neon_safekeeper.drop_timeline('$TENANT', '$TIMELINE')");
+ok($sk->poll_query_until('postgres', "SELECT count(*) = 0 $sender"), 'it ends when the timeline is dropped');
+
 $standby->stop;
 $sk->stop;
 $donor->stop;

@@ -43,6 +43,8 @@ fsync = on
 full_page_writes = on
 synchronous_commit = on
 max_wal_senders = 10
+authentication_timeout = 1s
+neon_safekeeper.checkpoint_interval = 1s
 wal_level = replica
 EOC
 	$sk->start;
