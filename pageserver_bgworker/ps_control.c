@@ -40,6 +40,7 @@ typedef struct PendingSlot
 } PendingSlot;
 
 static PendingSlot *pending;
+static bool safekeepers_changed;	/* at commit the ingest workers read the lists again */
 
 static void
 undo(PendingSlot *p)
@@ -62,8 +63,15 @@ at_xact(XactEvent event, void *arg)
 					ps_slot_drop(p->tl);
 			}
 			pending = NULL;
+			if (safekeepers_changed)
+			{
+				pg_atomic_fetch_add_u64(&ps_shared->table_generation, 1);
+				ps_wake_ingest();
+				safekeepers_changed = false;
+			}
 			break;
 		case XACT_EVENT_ABORT:
+			safekeepers_changed = false;
 			for (PendingSlot *p = pending; p; p = p->next)
 				undo(p);
 			pending = NULL;
@@ -106,17 +114,23 @@ at_subxact(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, v
 }
 
 static void
-remember_slot(PsTimeline *tl, bool create)
+register_callbacks(void)
 {
 	static bool registered = false;
+
+	if (registered)
+		return;
+	RegisterXactCallback(at_xact, NULL);
+	RegisterSubXactCallback(at_subxact, NULL);
+	registered = true;
+}
+
+static void
+remember_slot(PsTimeline *tl, bool create)
+{
 	PendingSlot *p;
 
-	if (!registered)
-	{
-		RegisterXactCallback(at_xact, NULL);
-		RegisterSubXactCallback(at_subxact, NULL);
-		registered = true;
-	}
+	register_callbacks();
 	p = MemoryContextAlloc(TopTransactionContext, sizeof(PendingSlot));
 	p->tl = tl;
 	p->create = create;
@@ -521,6 +535,8 @@ neon_ps_set_safekeepers(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("the timeline does not exist on this pageserver")));
 	SPI_finish();
+	register_callbacks();
+	safekeepers_changed = true;
 	PG_RETURN_VOID();
 }
 

@@ -167,7 +167,7 @@ ps_wal_stream_close(PsWalStream *s)
 bool
 ps_wal_stream_is_live(PsWalStream *s)
 {
-	return ps_timeline_is_live(s->tl, s->incarnation);
+	return ps_timeline_is_live(s->tl, s->incarnation) && s->nsafekeepers > 0;
 }
 
 PsTimeline *

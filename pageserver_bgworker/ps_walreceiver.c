@@ -72,7 +72,7 @@ at_exit(int code, Datum arg)
 			ps_wal_stream_forgive(streams[slot]);
 }
 
-/* Open streams of timelines that came, close those of timelines that went. */
+/* Open streams of timelines that came, close those of timelines that went or lost their safekeepers. */
 static void
 follow_table(void)
 {
@@ -84,14 +84,14 @@ follow_table(void)
 	{
 		PsTimeline *tl = ps_timeline_by_slot(slot);
 
+		if (streams[slot] != NULL && ps_wal_stream_is_live(streams[slot]))
+			ps_wal_stream_refresh(streams[slot]);
 		if (streams[slot] != NULL && !ps_wal_stream_is_live(streams[slot]))
 		{
 			ps_wal_stream_close(streams[slot]);
 			streams[slot] = NULL;
 		}
-		if (streams[slot] != NULL)
-			ps_wal_stream_refresh(streams[slot]);
-		else if (tl != NULL)
+		if (streams[slot] == NULL && tl != NULL)
 			streams[slot] = ps_wal_stream_open(tl);
 	}
 	seen_generation = generation;
