@@ -82,6 +82,9 @@ check-long: install
 	NEON_ROUNDS=50 NEON_SIM_SEEDS=20000 $(MAKE) check
 	@test/server_suites
 
+bench: install
+	@bench/run
+
 fuzz:
 	$(MAKE) -C test/fuzz fuzz SECONDS=$(or $(SECONDS),60)
 
@@ -89,4 +92,4 @@ clean:
 	@set -e; for c in $(COMPONENTS); do $(MAKE) -C $$c clean PG_CONFIG=$(PG_CONFIG); done
 	$(MAKE) -C libs clean
 
-.PHONY: sim-faults server-suites check-long all libs print-deps deps install uninstall demo demo-clean check installcheck sim sim-many fuzz clean $(COMPONENTS)
+.PHONY: bench sim-faults server-suites check-long all libs print-deps deps install uninstall demo demo-clean check installcheck sim sim-many fuzz clean $(COMPONENTS)
