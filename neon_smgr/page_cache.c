@@ -205,6 +205,21 @@ cache_file(void)
 }
 
 bool
+page_cache_has(const NeonRel *rel, int fork, BlockNumber block)
+{
+	CachePlace	p;
+	bool		found;
+
+	if (part_slots == 0)
+		return false;
+	p = place_of(rel, fork, block);
+	LWLockAcquire(p.lock, LW_SHARED);
+	found = find_slot(&p, rel, fork, block) != NO_SLOT;
+	LWLockRelease(p.lock);
+	return found;
+}
+
+bool
 page_cache_get(const NeonRel *rel, int fork, BlockNumber block, char *page)
 {
 	CachePlace	p;

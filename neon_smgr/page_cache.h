@@ -12,6 +12,7 @@ extern Size page_cache_shmem_bytes(void);
 extern void page_cache_request(void);
 extern void page_cache_init(void);
 
+extern bool page_cache_has(const NeonRel *rel, int fork, BlockNumber block);
 extern bool page_cache_get(const NeonRel *rel, int fork, BlockNumber block, char *page);
 
 /*

@@ -2,15 +2,19 @@
  * page_stream.c - the pageserver as page source.
  *
  * One connection a backend, made at the first request: libpq, CALL neon_pageserver.pagestream(tenant, timeline), then
- * messages of libs/pagestream inside CopyData.  A response is believed only if it echoes the request byte for byte, request
- * id included, and ids are never used twice in a process: a response that arrives late can not be taken for another's.
+ * messages of libs/pagestream inside CopyData.  Requests ask for the newest version (a primary's pages are not changed by
+ * anybody else), with not_modified_since as the caller computed it.
  *
- * Requests ask for the newest version (a primary's pages are not changed by anybody else), with not_modified_since as the
- * caller computed it.  What is not flushed is not shipped, so WAL up to that LSN is flushed first.
+ * Answers come in the order of the requests, so what was sent is remembered in a queue, and an answer is believed only if it
+ * echoes the queue's head byte for byte, request id included; ids are never used twice in a process.
  *
- * Every wait serves interrupts, where the caller's locks allow it; a cancelled request drops the connection, since its
- * response would come some time.  A lost connection is made again, with growing pauses, for neon.pageserver_timeout;
- * an error the pageserver itself reports is passed on at once.
+ * Pages may be requested ahead (prefetch): their answers go to a ring of slots of this process.  A slot answers a later read
+ * only if that read computes the same not_modified_since.  A block that was written by anybody meanwhile has a larger one
+ * (or the WAL of its change is below the one that was sent, and then the answer has it).
+ *
+ * Every wait serves interrupts, where the caller's locks allow it; an interrupted request drops the connection with all that
+ * was requested ahead, since the answers would come some time.  A lost connection is made again, with growing pauses, for
+ * neon.pageserver_timeout; an error the pageserver itself reports is passed on at once.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -33,10 +37,50 @@
 #define RETRY_MAX_MS	1000
 #define WHO				"the pageserver"
 
+#define AHEAD_SLOTS		64
+#define QUEUE_SIZE		(AHEAD_SLOTS + 2)
+#define NO_SLOT			(-1)
+
+typedef enum AheadState
+{
+	AHEAD_FREE = 0,
+	AHEAD_SENT,
+	AHEAD_READY
+} AheadState;
+
+typedef struct AheadSlot
+{
+	AheadState	state;
+	neon_ps_request req;
+	char		page[BLCKSZ];
+} AheadSlot;
+
+typedef struct Sent
+{
+	neon_ps_request req;
+	int			slot;			/* NO_SLOT: somebody waits for it */
+} Sent;
+
+/* What the response to a request that is waited for is turned into. */
+typedef struct Answer
+{
+	uint8		expected_tag;
+	char	   *page;			/* GETPAGE */
+	uint64		number;			/* the others */
+	bool		done;
+} Answer;
+
 static PGconn *stream;			/* NULL or in COPY BOTH */
 static MemoryContext stream_context;	/* the connection goes with it */
-static uint64 last_request_id;
+static uint32 last_request_id;
+static bool answered_with_error;	/* the error being thrown is an answer: the stream itself is in order */
 static volatile bool settings_changed;
+
+static Sent queue[QUEUE_SIZE];	/* sent and not answered, oldest first */
+static int	queue_head;
+static int	queue_length;
+static AheadSlot *slots;		/* AHEAD_SLOTS of them, once something was requested ahead */
+static int	next_slot;
 
 void
 page_stream_settings_changed(void)
@@ -48,6 +92,9 @@ static void
 drop_stream(void)
 {
 	stream = NULL;
+	queue_length = 0;
+	for (int i = 0; slots != NULL && i < AHEAD_SLOTS; i++)
+		slots[i].state = AHEAD_FREE;
 	if (stream_context != NULL)
 		MemoryContextReset(stream_context);
 }
@@ -108,15 +155,30 @@ wait_socket(int events, TimestampTz start)
 	CHECK_FOR_INTERRUPTS();
 }
 
-static void
-send_request(const neon_ps_request *req, TimestampTz start)
+/* Into libpq's buffer; flushing comes later. */
+static bool
+queue_request(neon_ps_request *req, int slot)
 {
 	uint8_t		message[NEON_PS_REQUEST_BYTES];
-	int			r;
+	Sent	   *sent = &queue[(queue_head + queue_length) % QUEUE_SIZE];
 
+	Assert(queue_length < QUEUE_SIZE);
+	req->request_lsn = NEON_LSN_MAX;
+	req->request_id = ((uint64) MyProcPid << 32) | ++last_request_id;
 	neon_ps_encode_request(req, message);
 	if (PQputCopyData(stream, (const char *) message, sizeof(message)) != 1)
-		stream_lost();
+		return false;
+	sent->req = *req;
+	sent->slot = slot;
+	queue_length++;
+	return true;
+}
+
+static void
+flush_requests(TimestampTz start)
+{
+	int			r;
+
 	while ((r = PQflush(stream)) > 0)
 	{
 		wait_socket(WL_SOCKET_WRITEABLE | WL_SOCKET_READABLE, start);
@@ -158,6 +220,7 @@ report_remote_error(const neon_ps_request *req, const neon_ps_response *res)
 	const char *state = (const char *) res->payload;
 	char	   *text = pnstrdup(state + 5, res->payload_len - 5);
 
+	answered_with_error = true;
 	ereport(ERROR,
 			(errcode(MAKE_SQLSTATE(state[0], state[1], state[2], state[3], state[4])),
 			 errmsg("the pageserver could not answer: %s", text),
@@ -165,44 +228,39 @@ report_remote_error(const neon_ps_request *req, const neon_ps_response *res)
 					   req->spc, req->db, req->rel, req->fork, req->blk, LSN_FORMAT_ARGS(req->not_modified_since))));
 }
 
-/* What the response to one request is turned into. */
-typedef struct Answer
-{
-	uint8		expected_tag;
-	char	   *page;			/* GETPAGE */
-	uint64		number;			/* the others */
-} Answer;
-
 static void
-take_response(const neon_ps_request *req, const char *message, int len, Answer *answer)
+check_response(const neon_ps_request *req, const char *message, int len, neon_ps_response *res)
 {
-	neon_ps_response res;
-	neon_reader reader;
-
-	if (!neon_ps_decode_response(message, len, &res))
+	if (!neon_ps_decode_response(message, len, res))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("malformed response from the pageserver: tag %d, %d bytes", (uint8) message[0], len)));
-	if (!neon_ps_request_equal(&res.request, req))
+	if (!neon_ps_request_equal(&res->request, req))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("the pageserver answered another request than the one that was sent"),
 				 errdetail("Sent request " UINT64_FORMAT " for block %u of relation %u/%u/%u, got " UINT64_FORMAT
 						   " for block %u of relation %u/%u/%u.",
 						   req->request_id, req->blk, req->spc, req->db, req->rel,
-						   res.request.request_id, res.request.blk, res.request.spc, res.request.db, res.request.rel)));
-	if (res.tag == NEON_PS_ERROR_RESPONSE)
-		report_remote_error(req, &res);
-	if (res.tag != answer->expected_tag)
+						   res->request.request_id, res->request.blk, res->request.spc, res->request.db, res->request.rel)));
+}
+
+static void
+take_answer(const neon_ps_request *req, const neon_ps_response *res, Answer *answer)
+{
+	neon_reader reader;
+
+	if (res->tag == NEON_PS_ERROR_RESPONSE)
+		report_remote_error(req, res);
+	if (res->tag != answer->expected_tag)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("unexpected response from the pageserver: tag %d, expected %d", res.tag, answer->expected_tag)));
-
-	neon_reader_init(&reader, res.payload, res.payload_len);
-	switch (res.tag)
+				 errmsg("unexpected response from the pageserver: tag %d, expected %d", res->tag, answer->expected_tag)));
+	neon_reader_init(&reader, res->payload, res->payload_len);
+	switch (res->tag)
 	{
 		case NEON_PS_GETPAGE_RESPONSE:
-			memcpy(answer->page, res.payload, BLCKSZ);
+			memcpy(answer->page, res->payload, BLCKSZ);
 			break;
 		case NEON_PS_EXISTS_RESPONSE:
 			answer->number = neon_get_u8(&reader);
@@ -214,32 +272,91 @@ take_response(const neon_ps_request *req, const char *message, int len, Answer *
 			answer->number = neon_get_u64(&reader);
 			break;
 	}
+	answer->done = true;
 }
 
+/* Receive the answer to the oldest request; `waiting` is for the one without a slot. */
 static void
-exchange_once(neon_ps_request *req, Answer *answer)
+process_one(Answer *waiting, TimestampTz start)
 {
-	TimestampTz start;
-	char	   *message;
+	Sent		sent = queue[queue_head];
+	neon_ps_response res;
 	int			len;
+	char	   *message = receive_message(&len, start);
 
-	if (stream != NULL && (settings_changed || PQstatus(stream) != CONNECTION_OK))
-		drop_stream();
-	if (stream == NULL)
-		open_stream();
-	start = GetCurrentTimestamp();
-	req->request_id = ((uint64) MyProcPid << 32) | (uint32) ++last_request_id;
-	send_request(req, start);
-	message = receive_message(&len, start);
+	queue_head = (queue_head + 1) % QUEUE_SIZE;
+	queue_length--;
 	PG_TRY();
 	{
-		take_response(req, message, len, answer);
+		check_response(&sent.req, message, len, &res);
+		if (sent.slot == NO_SLOT)
+			take_answer(&sent.req, &res, waiting);
+		else if (res.tag == NEON_PS_GETPAGE_RESPONSE)
+		{
+			memcpy(slots[sent.slot].page, res.payload, BLCKSZ);
+			slots[sent.slot].state = AHEAD_READY;
+		}
+		else
+			slots[sent.slot].state = AHEAD_FREE;	/* whoever needs the page will ask again, and get the error */
 	}
 	PG_FINALLY();
 	{
 		PQfreemem(message);
 	}
 	PG_END_TRY();
+}
+
+/* The slot with the answer to exactly this request, come or to come. */
+static int
+find_slot(const neon_ps_request *req)
+{
+	for (int i = 0; slots != NULL && i < AHEAD_SLOTS; i++)
+	{
+		const neon_ps_request *r = &slots[i].req;
+
+		if (slots[i].state != AHEAD_FREE && r->blk == req->blk && r->rel == req->rel && r->fork == req->fork &&
+			r->db == req->db && r->spc == req->spc && r->not_modified_since == req->not_modified_since)
+			return i;
+	}
+	return NO_SLOT;
+}
+
+static bool
+take_ahead(const neon_ps_request *req, Answer *answer, TimestampTz start)
+{
+	int			slot = find_slot(req);
+
+	if (slot == NO_SLOT)
+		return false;
+	if (slots[slot].state == AHEAD_SENT)
+		flush_requests(start);
+	while (slots[slot].state == AHEAD_SENT)
+		process_one(NULL, start);
+	if (slots[slot].state != AHEAD_READY)
+		return false;
+	memcpy(answer->page, slots[slot].page, BLCKSZ);
+	slots[slot].state = AHEAD_FREE;
+	neon_count(NEON_CNT_READ_AHEAD_HITS);
+	return true;
+}
+
+static void
+exchange_once(neon_ps_request *req, Answer *answer)
+{
+	TimestampTz start = GetCurrentTimestamp();
+
+	answered_with_error = false;
+	if (stream != NULL && (settings_changed || PQstatus(stream) != CONNECTION_OK))
+		drop_stream();
+	if (stream == NULL)
+		open_stream();
+	else if (req->tag == NEON_PS_GETPAGE && take_ahead(req, answer, start))
+		return;
+	if (!queue_request(req, NO_SLOT))
+		stream_lost();
+	flush_requests(start);
+	while (!answer->done)
+		process_one(answer, start);
 }
 
 /* Is it the connection that failed, rather than the request? */
@@ -270,13 +387,7 @@ attempt(neon_ps_request *req, Answer *answer, bool last)
 	}
 	PG_CATCH();
 	{
-		bool		remote_answer = false;
-
-		/* After an answer the stream is in order, even if the answer is an error. */
-		if (geterrcode() != ERRCODE_QUERY_CANCELED && stream != NULL && !worth_retrying(geterrcode()) &&
-			geterrcode() != ERRCODE_DATA_CORRUPTED)
-			remote_answer = true;
-		if (!remote_answer || PQtransactionStatus(stream) != PQTRANS_ACTIVE)
+		if (!answered_with_error)
 			drop_stream();
 		if (last || !worth_retrying(geterrcode()))
 			PG_RE_THROW();
@@ -295,9 +406,9 @@ exchange(neon_ps_request *req, Answer *answer)
 	TimestampTz start = GetCurrentTimestamp();
 	long		pause_ms = RETRY_MIN_MS;
 
-	req->request_lsn = NEON_LSN_MAX;
 	if (XLogRecPtrIsInvalid(req->not_modified_since))
-		elog(PANIC, "a page was requested without an LSN");
+		elog(ERROR, "a page was requested without an LSN");
+	/* What is not flushed is not shipped. */
 	if (!RecoveryInProgress() && req->not_modified_since > GetFlushRecPtr(NULL))
 		XLogFlush(req->not_modified_since);
 
@@ -357,6 +468,34 @@ stream_read(const NeonRel *rel, int fork, BlockNumber block, XLogRecPtr lsn, cha
 	exchange(&req, &answer);
 }
 
+/* Asks for a page that will be wanted soon; does nothing where that would mean to wait. */
+static void
+stream_prefetch(const NeonRel *rel, int fork, BlockNumber block, XLogRecPtr lsn)
+{
+	neon_ps_request req = request_for(NEON_PS_GETPAGE, rel, fork, block, lsn);
+	AheadSlot  *slot;
+
+	/* The pageserver would wait for this WAL, and everything behind it in the stream with it. */
+	if (lsn > neon_commit_lsn() || (!RecoveryInProgress() && lsn > GetFlushRecPtr(NULL)))
+		return;
+	if (stream == NULL || settings_changed || PQstatus(stream) != CONNECTION_OK || find_slot(&req) != NO_SLOT)
+		return;
+	if (slots == NULL)
+		slots = MemoryContextAllocZero(TopMemoryContext, AHEAD_SLOTS * sizeof(AheadSlot));
+	slot = &slots[next_slot];
+	if (slot->state == AHEAD_SENT)
+		return;					/* as much as we want to have under way */
+	slot->state = AHEAD_FREE;
+	if (!queue_request(&req, next_slot) || PQflush(stream) < 0)
+	{
+		drop_stream();			/* the next read will find out why */
+		return;
+	}
+	slot->req = req;
+	slot->state = AHEAD_SENT;
+	next_slot = (next_slot + 1) % AHEAD_SLOTS;
+}
+
 static int64
 stream_database_bytes(uint32 db, XLogRecPtr lsn)
 {
@@ -373,5 +512,6 @@ const PageSource page_stream_source = {
 	.exists = stream_exists,
 	.nblocks = stream_nblocks,
 	.read = stream_read,
+	.prefetch = stream_prefetch,
 	.database_bytes = stream_database_bytes,
 };

@@ -21,6 +21,19 @@
 #include "pinned_pages.h"
 #include "relation_table.h"
 
+#define READ_RUNS		4		/* ascending scans followed at a time, in a process */
+#define READ_RUN_GAP	16		/* blocks that may be missing in a run: they were in shared_buffers */
+#define READ_AHEAD_MIN	4
+#define READ_AHEAD_MAX	32
+
+typedef struct ReadRun
+{
+	NeonRel		rel;
+	BlockNumber next;			/* the block expected next */
+	BlockNumber asked_to;		/* blocks below this have been asked for */
+	BlockNumber window;
+} ReadRun;
+
 const PageSource *page_source;
 
 /* What the page source must have seen to know a fork's size or existence: nothing happened to it since the start but this. */
@@ -133,6 +146,61 @@ block_lsn(const NeonRel *rel, int fork, BlockNumber block, const RelationInfo *i
 	return Max(written, relation_lsn(info));
 }
 
+/* Ask for a block early if the page source will be the one to be asked for it. */
+static void
+prefetch_block(const NeonRel *rel, int fork, BlockNumber block, const RelationInfo *info)
+{
+	if (block < info->fork[fork].written_end && !page_cache_has(rel, fork, block))
+		page_source->prefetch(rel, fork, block, block_lsn(rel, fork, block, info));
+}
+
+void
+pagestore_prefetch(const NeonRel *rel, int fork, BlockNumber block)
+{
+	RelationInfo info;
+
+	if (page_source->prefetch == NULL)
+		return;
+	relation_lookup(rel, &info);
+	if (info.fork[fork].size_known)
+		prefetch_block(rel, fork, block, &info);
+}
+
+/*
+ * The server announces only what bitmap scans will read, so reads of ascending blocks are recognised here and what comes
+ * next is asked for, a window at a time that doubles as the run goes on.  The page at hand is asked for first.
+ */
+static void
+read_ahead(const NeonRel *rel, int fork, BlockNumber block, const RelationInfo *info, bool from_source)
+{
+	static ReadRun runs[READ_RUNS];
+	static int	oldest;
+	ReadRun    *run = NULL;
+
+	if (fork != NEON_FORK_MAIN || page_source->prefetch == NULL)
+		return;
+	for (int i = 0; i < READ_RUNS && run == NULL; i++)
+		if (memcmp(&runs[i].rel, rel, sizeof(*rel)) == 0 && block >= runs[i].next && block - runs[i].next <= READ_RUN_GAP)
+			run = &runs[i];
+	if (run == NULL)
+	{
+		run = &runs[oldest];
+		oldest = (oldest + 1) % READ_RUNS;
+		memset(run, 0, sizeof(*run));
+		run->rel = *rel;
+		run->next = run->asked_to = block + 1;
+		return;
+	}
+	run->next = block + 1;
+	run->asked_to = Max(run->asked_to, block + 1);
+	if (!from_source || run->asked_to - run->next > run->window / 2)
+		return;
+	prefetch_block(rel, fork, block, info);
+	run->window = Min(Max(run->window * 2, READ_AHEAD_MIN), READ_AHEAD_MAX);
+	while (run->asked_to < run->next + run->window && run->asked_to < info->fork[fork].written_end)
+		prefetch_block(rel, fork, run->asked_to++, info);
+}
+
 void
 pagestore_read(const NeonRel *rel, int fork, BlockNumber block, char *page)
 {
@@ -150,9 +218,13 @@ pagestore_read(const NeonRel *rel, int fork, BlockNumber block, char *page)
 		neon_count(NEON_CNT_READ_ZERO);
 	}
 	else if (page_cache_get(rel, fork, block, page))
+	{
+		read_ahead(rel, fork, block, &info, false);
 		neon_count(NEON_CNT_READ_CACHE);
+	}
 	else
 	{
+		read_ahead(rel, fork, block, &info, true);
 		page_source->read(rel, fork, block, block_lsn(rel, fork, block, &info), page);
 		page_cache_put(rel, fork, block, page, InvalidXLogRecPtr);
 		neon_count(NEON_CNT_READ_SOURCE);

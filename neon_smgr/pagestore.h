@@ -55,6 +55,8 @@ extern void pagestore_set_persistence(const NeonRel *rel, NeonPersistence persis
 extern void pagestore_create(const NeonRel *rel, int fork, NeonPersistence persistence);
 extern bool pagestore_exists(const NeonRel *rel, int fork);
 extern BlockNumber pagestore_nblocks(const NeonRel *rel, int fork);
+/* Start reading early; no errors. */
+extern void pagestore_prefetch(const NeonRel *rel, int fork, BlockNumber block);
 extern void pagestore_read(const NeonRel *rel, int fork, BlockNumber block, char *page);
 extern void pagestore_write(const NeonRel *rel, int fork, BlockNumber block, const char *page);
 extern void pagestore_extend(const NeonRel *rel, int fork, BlockNumber block, const char *page);
@@ -72,6 +74,8 @@ typedef struct PageSource
 	bool		(*exists) (const NeonRel *rel, int fork, XLogRecPtr not_modified_since);
 	BlockNumber (*nblocks) (const NeonRel *rel, int fork, XLogRecPtr not_modified_since);
 	void		(*read) (const NeonRel *rel, int fork, BlockNumber block, XLogRecPtr not_modified_since, char *page);
+	/* May be NULL.  Asks for a page early; does not wait and does not fail. */
+	void		(*prefetch) (const NeonRel *rel, int fork, BlockNumber block, XLogRecPtr not_modified_since);
 	int64		(*database_bytes) (uint32 db, XLogRecPtr not_modified_since);
 
 	/* A directory has to be told what a pageserver learns from WAL; NULL in the page stream. */

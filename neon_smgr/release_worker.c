@@ -15,12 +15,15 @@
 #include "postgres.h"
 
 #include "access/transam.h"
+#include "access/xact.h"
 #include "access/xlog.h"
 #include "access/xloginsert.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "storage/buf_internals.h"
+#include "storage/bufmgr.h"
 #include "storage/bufpage.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -131,6 +134,56 @@ log_all_fsm_pages(void)
 	}
 }
 
+/* The block of a dirty FSM page in shared_buffers; false if the buffer is something else. */
+static bool
+dirty_fsm_buffer(int i, BufferTag *tag)
+{
+	BufferDesc *desc = GetBufferDescriptor(i);
+	uint32		wanted = BM_VALID | BM_DIRTY | BM_PERMANENT;
+	uint32		state;
+
+	if (desc->tag.forkNum != FSM_FORKNUM)	/* unlocked look; what matters is looked at again */
+		return false;
+	state = LockBufHdr(desc);
+	*tag = desc->tag;
+	UnlockBufHdr(desc, state);
+	return tag->forkNum == FSM_FORKNUM && (state & wanted) == wanted;
+}
+
+/*
+ * As above for pages that have not left shared_buffers.  No lock is held on the relations, so one may be dropped at this very
+ * moment; storage is then left with a page of a relation that no longer exists, which nobody asks for.
+ */
+static void
+log_fsm_buffers(void)
+{
+	StartTransactionCommand();
+	for (int i = 0; i < NBuffers; i++)
+	{
+		BufferTag	tag;
+		RelationInfo info;
+		NeonRel		rel;
+		Buffer		buffer;
+
+		if (!dirty_fsm_buffer(i, &tag))
+			continue;
+		rel = (NeonRel) {.spc = tag.rnode.spcNode,.db = tag.rnode.dbNode,.rel = tag.rnode.relNode};
+		if (!relation_lookup(&rel, &info) || tag.blockNum >= info.fork[NEON_FORK_FSM].nblocks)
+			continue;
+		buffer = ReadBufferWithoutRelcache(tag.rnode, FSM_FORKNUM, tag.blockNum, RBM_NORMAL, NULL, true);
+		LockBuffer(buffer, BUFFER_LOCK_EXCLUSIVE);
+		if (!PageIsNew(BufferGetPage(buffer)))
+		{
+			START_CRIT_SECTION();
+			MarkBufferDirty(buffer);
+			log_newpage_buffer(buffer, false);
+			END_CRIT_SECTION();
+		}
+		UnlockReleaseBuffer(buffer);
+	}
+	CommitTransactionCommand();
+}
+
 void
 neon_release_worker_main(Datum arg)
 {
@@ -158,6 +211,7 @@ neon_release_worker_main(Datum arg)
 	}
 	release_round();
 	log_all_fsm_pages();
+	log_fsm_buffers();
 	proc_exit(1);				/* started again, unless the server is stopping */
 }
 

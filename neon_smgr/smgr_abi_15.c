@@ -260,8 +260,11 @@ neon_extend(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char *b
 static bool
 neon_prefetch(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum)
 {
-	if (SmgrIsTemp(reln))
+	NeonRel		rel = rel_of(reln->smgr_rnode.node);
+
+	if (is_local(reln, forknum))
 		return mdprefetch(reln, forknum, blocknum);
+	pagestore_prefetch(&rel, forknum, blocknum);
 	return true;
 }
 
