@@ -111,16 +111,6 @@ persist(neon_acceptor *a, const neon_acceptor_storage *io, void *arg,
 	return true;
 }
 
-/* Votes and acknowledgements belong to one configuration. */
-static bool
-other_generation(const neon_acceptor *a, uint32_t generation)
-{
-#ifdef NEON_BREAK_GENERATION
-	return false;
-#endif
-	return generation != a->conf.generation;
-}
-
 /* ---- greeting ---- */
 
 static neon_acceptor_result
@@ -176,7 +166,7 @@ on_vote_request(context *c, const uint8_t *msg, size_t len)
 
 	if (!neon_decode_vote_request(msg, len, &m))
 		return refuse(c, NEON_REFUSE_PROTOCOL, "malformed vote request");
-	if (other_generation(a, m.generation))
+	if (neon_other_generation(m.generation, a->conf.generation))
 		return refuse(c, NEON_REFUSE_GENERATION, "vote request for another configuration");
 
 	/*
@@ -279,7 +269,7 @@ on_elected(context *c, const uint8_t *msg, size_t len)
 	m.history = &a->scratch;
 	if (!neon_decode_elected(msg, len, &m))
 		return refuse(c, NEON_REFUSE_PROTOCOL, "malformed announcement of an election");
-	if (other_generation(a, m.generation))
+	if (neon_other_generation(m.generation, a->conf.generation))
 		return refuse(c, NEON_REFUSE_GENERATION, "election in another configuration");
 	if (m.term < a->term)
 		return NEON_ACCEPTOR_NOTHING;	/* the answer to its first append will tell */
@@ -356,7 +346,7 @@ on_append(context *c, const uint8_t *msg, size_t len)
 
 	if (!neon_decode_append(msg, len, &m, &wal))
 		return refuse(c, NEON_REFUSE_PROTOCOL, "malformed append");
-	if (other_generation(a, m.generation))
+	if (neon_other_generation(m.generation, a->conf.generation))
 		return refuse(c, NEON_REFUSE_GENERATION, "append in another configuration");
 	if (m.term < a->term)
 	{

@@ -17,6 +17,16 @@ extern bool neon_get_history(neon_reader *r, neon_term_history *h);
 
 extern void neon_history_copy(neon_term_history *to, const neon_term_history *from);
 
+/* Votes and acknowledgements belong to one configuration. */
+static inline bool
+neon_other_generation(uint32_t a, uint32_t b)
+{
+#ifdef NEON_BREAK_GENERATION
+	return false;
+#endif
+	return a != b;
+}
+
 static inline neon_lsn
 neon_min_lsn(neon_lsn a, neon_lsn b)
 {

@@ -441,7 +441,7 @@ on_vote(neon_proposer *p, int i, const uint8_t *bytes, size_t len)
 	neon_msg_vote m;
 
 	m.history = &p->scratch;
-	if (!neon_decode_vote(bytes, len, &m) || m.generation != p->conf.generation)
+	if (!neon_decode_vote(bytes, len, &m) || neon_other_generation(m.generation, p->conf.generation))
 	{
 		neon_proposer_drop(p, i, "malformed vote");
 		return;

@@ -267,7 +267,7 @@ neon_proposer_on_response(neon_proposer *p, int i, const uint8_t *bytes, size_t 
 		neon_proposer_die(p, NEON_FATAL_NEWER_PROPOSER, "an append was answered with a higher term");
 		return;
 	}
-	if (m.term != p->term || m.generation != p->conf.generation || peer->state != NEON_PEER_STREAMING)
+	if (m.term != p->term || neon_other_generation(m.generation, p->conf.generation) || peer->state != NEON_PEER_STREAMING)
 	{
 		neon_proposer_drop(p, i, "unexpected response to an append");
 		return;

@@ -8,6 +8,7 @@
  */
 #include "sim.h"
 
+#include <malloc.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -322,6 +323,9 @@ int
 main(int argc, char **argv)
 {
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	/* runs allocate the same large pieces again and again: keep them */
+	mallopt(M_MMAP_THRESHOLD, 64 << 20);
+	mallopt(M_TRIM_THRESHOLD, 1 << 30);
 	if (argc >= 3 && strcmp(argv[1], "--many") == 0)
 	{
 		uint64_t	n = strtoull(argv[2], NULL, 10);

@@ -89,7 +89,7 @@ typedef struct sim_fetch
 	bool		ready;
 	neon_lsn	begin;
 	neon_lsn	end;
-	uint8_t		bytes[NEON_PROPOSER_APPEND_BYTES_DEFAULT];
+	uint8_t		bytes[SIM_APPEND_BYTES];
 } sim_fetch;
 
 typedef struct sim_compute
