@@ -8,6 +8,9 @@ use File::Basename;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
+
+$PostgreSQL::Test::Utils::timeout_default = 30;
 
 my $tenant = 'a' x 32;
 my $timeline = 'd' x 32;
@@ -110,7 +113,17 @@ $ps->start;
 caught_up('catches up after a crash');
 my $logged_db = $primary->safe_psql('postgres', q{SELECT oid FROM pg_database WHERE datname = 'logged'});
 $primary->safe_psql('postgres', 'CHECKPOINT');
-$primary->stop('fast');
+
+# A stopping primary waits until its receivers have flushed everything; ours says so when its layers are files.
+system('pg_ctl', '-D', $primary->data_dir, '-m', 'fast', '-W', 'stop');
+my $tries = 300;
+while (-e $primary->data_dir . '/postmaster.pid' && $tries-- > 0)
+{
+	sql('SELECT neon_pageserver.checkpoint()');
+	usleep(100_000);
+}
+ok(!-e $primary->data_dir . '/postmaster.pid', 'primary has stopped');
+$primary->_update_pid(0);
 my ($control) = run_command([ 'pg_controldata', $primary->data_dir ]);
 my ($checkpoint) = $control =~ /^Latest checkpoint location:\s*(\S+)/m;
 ok($ps->poll_query_until('postgres',
