@@ -8,6 +8,7 @@
 
 #include "access/xlogdefs.h"
 #include "port/atomics.h"
+#include "storage/fd.h"
 #include "nodes/pg_list.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
@@ -135,6 +136,8 @@ extern List *sk_catalog_dropped(MemoryContext context); /* of SkTimelineRow *, i
 extern void sk_catalog_forget_dropped(const SkTimelineRow *row);
 
 /* ---- incarnation and term beside the WAL (sk_termfile.c) ---- */
+#define SK_TERMFILE	"term"
+
 typedef enum SkTermFileState
 {
 	SK_TERMFILE_OK,

@@ -1,10 +1,14 @@
 /*
  * sk_termfile.c - incarnation and term beside the WAL.
  *
- * Rule 3: a catalog that was restored from a backup has forgotten votes.  The file <timeline>/term, which no backup of
- * the database brings back with it, says the same things as the catalog's row: it is written after the row is
- * committed and before anybody hears of the term.  So the file may be behind the row by one crash, never ahead;
- * a file that is ahead, of another incarnation, damaged or missing means that this timeline must not vote.
+ * Rule 3: a catalog that was restored from a backup has forgotten votes.  The file says the same things as the catalog's
+ * row: it is written after the row is committed and before anybody hears of the term.  So the file may be behind the row
+ * by one crash, never ahead; a file that is ahead, of another incarnation, damaged or missing means that this
+ * timeline must not vote.
+ *
+ * A directory named pgsql_tmp on the way to it keeps all of this out of base backups: pg_basebackup and pg_rewind leave
+ * such names out.  So a copy of this instance that is made by them, a restored backup or a standby that is promoted,
+ * has no term file, does not vote, and has to join as a new member.
  *
  * Crash rule: written aside, fsynced, renamed, directory fsynced.
  *
@@ -42,8 +46,8 @@ sk_termfile_write(const char *dir, uint64 incarnation, neon_term term)
 	neon_put_u64(&w, term);
 	neon_put_u32(&w, neon_crc32c(0, buf, w.len));
 
-	snprintf(path, sizeof(path), "%s/term", dir);
-	snprintf(temp, sizeof(temp), "%s/term.new", dir);
+	snprintf(path, sizeof(path), "%s/" SK_TERMFILE, dir);
+	snprintf(temp, sizeof(temp), "%s/" SK_TERMFILE ".new", dir);
 	fd = BasicOpenFile(temp, O_RDWR | O_CREAT | O_TRUNC | PG_BINARY);
 	if (fd < 0)
 		ereport(ERROR,
@@ -76,7 +80,7 @@ sk_termfile_read(const char *dir, uint64 *incarnation, neon_term *term)
 	ssize_t		n;
 	uint32		crc;
 
-	snprintf(path, sizeof(path), "%s/term", dir);
+	snprintf(path, sizeof(path), "%s/" SK_TERMFILE, dir);
 	fd = BasicOpenFile(path, O_RDONLY | PG_BINARY);
 	if (fd < 0)
 	{

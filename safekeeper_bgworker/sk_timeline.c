@@ -95,10 +95,10 @@ static void
 remove_made_dir(SkSlot *slot)
 {
 	char		dir[MAXPGPATH];
-	char		path[MAXPGPATH + 8];
+	char		path[MAXPGPATH + 32];
 
 	sk_timeline_dir(&slot->tenant, &slot->timeline, dir);
-	snprintf(path, sizeof(path), "%s/term", dir);
+	snprintf(path, sizeof(path), "%s/" SK_TERMFILE, dir);
 	(void) unlink(path);
 	(void) rmdir(dir);
 }
@@ -495,6 +495,8 @@ load_slot(SkSlot *slot, const SkTimelineRow *row)
 	problem = check_termfile(row, dir);
 	if (!fill_slot(slot, row))
 		return "its catalog row makes no sense";
+	if (!problem && !neon_configuration_has(&row->conf, sk_node_id))
+		problem = psprintf("neon_safekeeper.node_id is %d, which is not a member of this timeline", sk_node_id);
 	return problem ? problem : load_log(slot, row);
 }
 

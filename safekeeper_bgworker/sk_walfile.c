@@ -1,8 +1,8 @@
 /*
  * sk_walfile.c - one timeline's WAL segments on disk.
  *
- * $PGDATA/neon_safekeeper/<tenant>/<timeline>/0000000100000000000000NN, in the server's own format and naming, so
- * that pg_waldump reads them.  A segment gets its name only when all of it is zero-filled and durable; later
+ * $PGDATA/neon_safekeeper/pgsql_tmp/<tenant>/<timeline>/0000000100000000000000NN, in the server's own format and
+ * naming, so that pg_waldump reads them (why pgsql_tmp: sk_termfile.c).  A segment gets its name only when all of it is zero-filled and durable; later
  * writes change no metadata and one fdatasync makes them durable.
  *
  * Invariant (rule 2): behind the end of the log every byte of its segment is zero and no later segment exists,

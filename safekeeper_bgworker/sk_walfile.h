@@ -7,9 +7,10 @@
 #define SK_WALFILE_H
 
 #include "access/xlog_internal.h"
+#include "storage/fd.h"
 #include "neon_core.h"
 
-#define SK_DIR	"neon_safekeeper"	/* below the data directory */
+#define SK_DIR	"neon_safekeeper/" PG_TEMP_FILES_DIR	/* below the data directory; no base backup has it */
 
 /* A process's view of one log; files are opened as they are needed. */
 typedef struct SkWal

@@ -119,7 +119,7 @@ my $sk2 = new_safekeeper('sk2', 2);
 create_timeline($sk2, $donor, $start);
 proposer($sk2, $donor, "greet\nvote 1\nelected 1 $start 1:$start\nappend 1 $start $end $p1");
 is(state($sk2, 'flush_lsn, commit_lsn'), "$end|$p1", 'a second safekeeper has uncommitted WAL');
-my $dir = $sk2->data_dir . "/neon_safekeeper/$TENANT/$TIMELINE";
+my $dir = $sk2->data_dir . "/neon_safekeeper/pgsql_tmp/$TENANT/$TIMELINE";
 my $segments = () = glob "$dir/00000001*";
 @answers = proposer($sk2, $donor, <<EOS);
 greet

@@ -21,7 +21,7 @@ my @near = grep { lsn_number($_) < $n_start + 1000000 } @ends;
 my @far = grep { lsn_number($_) > $n_start + 2 * $SEGMENT && lsn_number($_) % 8192 != 0 } @ends;
 my ($p1, $end) = ($near[-1], $far[10]);
 create_timeline($sk, $donor, $start);
-my $dir = $sk->data_dir . "/neon_safekeeper/$TENANT/$TIMELINE";
+my $dir = $sk->data_dir . "/neon_safekeeper/pgsql_tmp/$TENANT/$TIMELINE";
 
 # ---- a full disk: nothing is lost, and it goes on when there is space ----
 my @answers = proposer($sk, $donor, "greet\nvote 1\nelected 1 $start 1:$start\nappend 1 $start $p1 $start\nheartbeat 1 $p1");
@@ -60,6 +60,16 @@ like((proposer($sk, $donor, "greet\nvote 7"))[2], qr/given=0/, 'and remembers it
 $sk->safe_psql('postgres', 'UPDATE neon_safekeeper.timeline SET incarnation = incarnation + 1');
 like(restart(), qr/^broken\|the WAL belongs to another incarnation/, 'files of another incarnation');
 $sk->safe_psql('postgres', 'UPDATE neon_safekeeper.timeline SET incarnation = incarnation - 1');
+
+# ---- a base backup of a safekeeper is not that safekeeper ----
+is(restart(), 'active|', 'the incarnation is right again');
+$sk->backup('copy');
+my $copy = PostgreSQL::Test::Cluster->new('copy');
+$copy->init_from_backup($sk, 'copy');
+$copy->start;
+$copy->poll_query_until('postgres', 'SELECT count(*) = 1 FROM neon_safekeeper.timelines') or die;
+is(state($copy, 'state, problem'), 'broken|the term file beside the WAL is missing', 'it does not vote');
+$copy->stop;
 
 # ---- committed WAL that is gone ----
 $sk->safe_psql('postgres', "UPDATE neon_safekeeper.timeline SET commit_lsn = '$end'");

@@ -27,7 +27,7 @@ my $start = $ends[3];
 my $last = $ends[-1];
 sub lsn { return sprintf '%X/%X', int($_[0] / 4294967296), $_[0] % 4294967296 }
 create_timeline($sk, $donor, lsn($start));
-my $dir = $sk->data_dir . "/neon_safekeeper/$TENANT/$TIMELINE";
+my $dir = $sk->data_dir . "/neon_safekeeper/pgsql_tmp/$TENANT/$TIMELINE";
 
 # the model
 my ($term, $write, $flush, $commit) = (0, $start, $start, $start);

@@ -35,7 +35,7 @@ sub new_safekeeper
 {
 	my ($name, $id) = @_;
 	my $sk = PostgreSQL::Test::Cluster->new($name);
-	$sk->init(allows_streaming => 0);
+	$sk->init(allows_streaming => 1);
 	$sk->append_conf('postgresql.conf', <<EOC);
 shared_preload_libraries = 'neon_safekeeper'
 neon_safekeeper.node_id = $id
