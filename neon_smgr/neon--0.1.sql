@@ -42,6 +42,12 @@ CREATE FUNCTION neon_test_evict(relation regclass) RETURNS void
 COMMENT ON FUNCTION neon_test_evict(regclass) IS 'for tests: write and drop the relation''s buffers';
 REVOKE ALL ON FUNCTION neon_test_evict(regclass) FROM PUBLIC;
 
+CREATE FUNCTION neon_test_compare(relation regclass) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'neon_test_compare' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION neon_test_compare(regclass) IS
+	'for tests: number of the relation''s pages that differ from what the pageserver makes of the WAL';
+REVOKE ALL ON FUNCTION neon_test_compare(regclass) FROM PUBLIC;
+
 -- ---------------------------------------------------------------- control plane: branches, endpoints, tenants
 
 CREATE FUNCTION neon_control(fn text, args jsonb) RETURNS jsonb

@@ -27,6 +27,7 @@
 
 #define NEON_RELATION_PARTITIONS	16
 #define NEON_RELATION_EVICT_BATCH	8
+#define SETTLE_BYTES				(16 * 1024 * 1024)	/* of WAL, after which growth counts as settled */
 
 static HTAB *tables[NEON_RELATION_PARTITIONS];
 static LWLockPadded *locks;
@@ -187,6 +188,7 @@ relation_learn_size(const NeonRel *rel, int fork, BlockNumber nblocks)
 		f->nblocks = nblocks;
 		/* Blocks may have been written before anybody asked for the size; they are below it. */
 		f->written_end = Max(f->written_end, nblocks);
+		f->settled_end = nblocks;	/* nothing more than the relation's LSN is needed for these */
 		if (nblocks > 0)
 			f->existence = NEON_EXISTS_YES;
 	}
@@ -222,6 +224,7 @@ relation_create_fork(const NeonRel *rel, int fork, NeonPersistence persistence, 
 		f->size_known = true;
 		f->nblocks = 0;
 		f->written_end = 0;
+		f->settled_end = 0;
 	}
 	unlock_entry(rel);
 	return fresh;
@@ -276,8 +279,13 @@ relation_note_written(const NeonRel *rel, int fork, BlockNumber block, XLogRecPt
 			 * Blocks below that were never written are zeros, which the page source knows only once it has the WAL that
 			 * made it extend the fork to this block.
 			 */
+			if (f->growth_lsn > f->settled_lsn + SETTLE_BYTES)
+			{
+				f->settled_end = f->written_end;
+				f->settled_lsn = f->growth_lsn;
+			}
 			f->written_end = block + 1;
-			entry->floor = Max(entry->floor, lsn);
+			f->growth_lsn = Max(f->growth_lsn, lsn);
 		}
 		/* Init forks are written without being extended. */
 		if (f->size_known && block >= f->nblocks)
@@ -300,6 +308,7 @@ relation_truncate(const NeonRel *rel, int fork, BlockNumber nblocks, XLogRecPtr 
 	f->size_known = true;
 	f->nblocks = nblocks;
 	f->written_end = Min(f->written_end, nblocks);
+	f->settled_end = Min(f->settled_end, nblocks);
 	unlock_entry(rel);
 }
 

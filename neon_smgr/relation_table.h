@@ -24,6 +24,9 @@ typedef struct RelationFork
 	bool		has_pins;		/* a file of pinned pages exists */
 	BlockNumber nblocks;		/* the size the server sees; valid if size_known */
 	BlockNumber written_end;	/* no block at or past this has ever left shared_buffers with content */
+	XLogRecPtr	growth_lsn;		/* WAL up to here makes the fork written_end blocks long */
+	BlockNumber settled_end;	/* the same at an earlier time, */
+	XLogRecPtr	settled_lsn;	/* so that reads of old blocks need not wait for the newest growth */
 } RelationFork;
 
 typedef struct RelationInfo
