@@ -25,7 +25,7 @@
 #include "ps_ingest_status.h"
 
 #define STATUS_MAGIC	UINT32_C(0x4E505331)
-#define STATUS_FILE		"_ingest"	/* names with an underscore are not layers */
+#define STATUS_FILE		".ingest"	/* names with a dot are not layers */
 
 static void
 status_path(PsTimeline *tl, char path[MAXPGPATH])

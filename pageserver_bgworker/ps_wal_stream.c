@@ -424,7 +424,7 @@ ingest_bytes(PsWalStream *s, XLogRecPtr start, const char *bytes, int len)
 }
 
 static void
-send_status(PsWalStream *s)
+send_status(PsWalStream *s, bool ask_reply)
 {
 	char		msg[STATUS_UPDATE_BYTES];
 	uint64		fields[4];
@@ -435,7 +435,7 @@ send_status(PsWalStream *s)
 	msg[0] = 'r';
 	for (int i = 0; i < 4; i++)
 		ps_be64((uint8 *) msg + 1 + 8 * i, fields[i]);
-	msg[33] = 0;
+	msg[33] = ask_reply;
 	if (PQputCopyData(s->link.conn, msg, sizeof(msg)) > 0)
 		s->link.output_pending = PQflush(s->link.conn) > 0;
 	s->status_sent_at = GetCurrentTimestamp();
@@ -456,7 +456,7 @@ handle_message(PsWalStream *s, const char *msg, int len)
 	{
 		s->failures = 0;
 		if (msg[17])
-			send_status(s);
+			send_status(s, false);
 	}
 	else
 		ereport(ERROR,
@@ -600,7 +600,7 @@ work_link(PsWalStream *s)
 			else
 			{
 				if (now - s->status_sent_at > STATUS_INTERVAL_MS * INT64CONST(1000))
-					send_status(s);
+					send_status(s, now - l->since > SILENCE_TIMEOUT_MS / 4 * INT64CONST(1000));
 				work_probe(s);
 			}
 			break;
