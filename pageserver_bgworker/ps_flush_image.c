@@ -83,8 +83,6 @@ make_images(PsTimeline *tl, const neon_key *key, const PsMemVersion **versions, 
 		}
 		if (since - i + 1 < (i == 0 ? PS_IMAGE_LAST : PS_IMAGE_EVERY))
 			continue;
-		if (key->kind == NEON_KEY_SLRU_BLOCK && !known_base)
-			break;				/* the read of a segment starts from zeros; left to it */
 		image = MemoryContextAlloc(result, sizeof(PsFlushImage));
 		old = MemoryContextSwitchTo(scratch);
 		if (known_base)
@@ -104,19 +102,23 @@ make_images(PsTimeline *tl, const neon_key *key, const PsMemVersion **versions, 
 	return newest;
 }
 
-static PsFlushImage *
-make_images_safely(PsTimeline *tl, const neon_key *key, const PsMemVersion **versions, long n)
+/* Runs fn in a subtransaction; false, and a line in the log, when it fails. */
+typedef void (*AttemptFn) (void *arg);
+
+static bool
+attempt(const neon_key *key, AttemptFn fn, void *arg)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	PsFlushImage *volatile images = NULL;
+	volatile bool ok = false;
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		images = make_images(tl, key, versions, n, context);
+		fn(arg);
 		ReleaseCurrentSubTransaction();
+		ok = true;
 	}
 	PG_CATCH();
 	{
@@ -126,7 +128,6 @@ make_images_safely(PsTimeline *tl, const neon_key *key, const PsMemVersion **ver
 		error = CopyErrorData();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
-		images = NULL;
 		ereport(LOG,
 				(errcode(error->sqlerrcode),
 				 errmsg("no image for block %u of %u/%u/%u fork %u: %s", key->blk, key->spc, key->db, key->rel, key->fork,
@@ -136,7 +137,25 @@ make_images_safely(PsTimeline *tl, const neon_key *key, const PsMemVersion **ver
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
-	return images;
+	return ok;
+}
+
+typedef struct MakeImages
+{
+	PsTimeline *tl;
+	const neon_key *key;
+	const PsMemVersion **versions;
+	long		n;
+	MemoryContext result;
+	PsFlushImage *images;
+} MakeImages;
+
+static void
+do_make_images(void *arg)
+{
+	MakeImages *m = arg;
+
+	m->images = make_images(m->tl, m->key, m->versions, m->n, m->result);
 }
 
 PsFlushImage *
@@ -144,7 +163,8 @@ ps_flush_images(PsTimeline *tl, const PsMemLayer *layer, const PsMemKey *key)
 {
 	const PsMemVersion *newest = ps_mem_newest(key, layer->end_lsn);
 	const PsMemVersion **versions;
-	PsFlushImage *images;
+	MakeImages	m = {.tl = tl,.key = &key->key,.result = CurrentMemoryContext};
+	bool		ok;
 	long		n = 0;
 
 	if (newest == NULL || !may_have_images(&key->key))
@@ -157,7 +177,41 @@ ps_flush_images(PsTimeline *tl, const PsMemLayer *layer, const PsMemKey *key)
 	n = 0;
 	for (const PsMemVersion *v = newest; v != NULL; v = ps_mem_older(v))
 		versions[n++] = v;
-	images = make_images_safely(tl, &key->key, versions, n);
+	m.versions = versions;
+	m.n = n;
+	ok = attempt(&key->key, do_make_images, &m);
 	pfree(versions);
-	return images;
+	return ok ? m.images : NULL;
+}
+
+/* ---- one image, for compaction ---- */
+
+bool
+ps_may_have_images(const neon_key *key)
+{
+	return may_have_images(key) || (key->kind == NEON_KEY_REL_BLOCK && key->fork == VISIBILITYMAP_FORKNUM);
+}
+
+typedef struct ImageAt
+{
+	PsTimeline *tl;
+	const neon_key *key;
+	XLogRecPtr	lsn;
+	uint8	   *page;
+} ImageAt;
+
+static void
+do_image_at(void *arg)
+{
+	ImageAt    *m = arg;
+
+	ps_get_page(m->tl, m->key, m->lsn, (char *) m->page);
+}
+
+bool
+ps_image_at(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn, uint8 page[BLCKSZ])
+{
+	ImageAt		m = {.tl = tl,.key = key,.lsn = lsn,.page = page};
+
+	return attempt(key, do_image_at, &m);
 }

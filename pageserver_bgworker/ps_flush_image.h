@@ -18,4 +18,8 @@ typedef struct PsFlushImage
 /* Images for a key of a memory layer that is being flushed, newest first; NULL when its chain is short. */
 extern PsFlushImage *ps_flush_images(PsTimeline *tl, const PsMemLayer *layer, const PsMemKey *key);
 
+/* The page of a key at an LSN, if it is of a kind that may have images and can be rebuilt. */
+extern bool ps_image_at(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn, uint8 page[BLCKSZ]);
+extern bool ps_may_have_images(const neon_key *key);
+
 #endif							/* PS_FLUSH_IMAGE_H */

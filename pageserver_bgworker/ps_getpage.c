@@ -176,6 +176,11 @@ get_page(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn, char *page)
 	XLogRecPtr	cut;
 
 	lsn = reached_lsn(tl, lsn);
+	if (key->kind == NEON_KEY_SLRU_BLOCK)
+	{
+		rebuild_page(tl, key, lsn, InvalidXLogRecPtr, true, page);
+		return;
+	}
 	if (!inside_relation(tl, key, lsn))
 	{
 		memset(page, 0, BLCKSZ);
@@ -214,7 +219,7 @@ ps_get_slru_segment(PsTimeline *tl, uint32 slru_kind, uint32 segment, XLogRecPtr
 	{
 		neon_key	key = {.spc = slru_kind,.rel = segment,.blk = blk,.kind = NEON_KEY_SLRU_BLOCK};
 
-		rebuild_page(tl, &key, lsn, InvalidXLogRecPtr, true, to);
+		ps_get_page(tl, &key, lsn, to);
 		to += BLCKSZ;
 	}
 	return size;

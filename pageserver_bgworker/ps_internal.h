@@ -272,4 +272,9 @@ extern uint64 ps_database_bytes(PsTimeline *tl, uint32 spc, uint32 db, XLogRecPt
 /* ---- flush (ps_flush.c) ---- */
 extern void ps_flush_register(void);
 
+/* ---- compaction (ps_compact.c) ---- */
+extern int	ps_compaction_threshold;
+extern int	ps_compaction_target_kb;
+extern void ps_compact_register(void);
+
 #endif							/* PS_INTERNAL_H */

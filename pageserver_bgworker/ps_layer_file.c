@@ -148,6 +148,12 @@ ps_layer_writer_add(PsLayerWriter *w, const neon_key *key, XLogRecPtr lsn, uint3
 		layer_error(w->path, status, NEON_LAYER_NO_BLOCK);
 }
 
+uint64
+ps_layer_writer_bytes(const PsLayerWriter *w)
+{
+	return neon_layer_writer_bytes(&w->writer);
+}
+
 void
 ps_layer_writer_finish(PsLayerWriter *w, neon_layer_info *info)
 {
@@ -240,6 +246,7 @@ ps_image_writer_finish(PsImageWriter *w)
 struct PsLayerFile
 {
 	dlist_node	lru;			/* while open */
+	bool		pinned;			/* never closed to make room, and not in the list */
 	MemoryContext context;
 	bool		open;
 	File		fd;
@@ -280,8 +287,11 @@ close_file(PsLayerFile *file)
 	neon_layer_iter_free(&file->iter);
 	neon_layer_reader_close(&file->reader);
 	FileClose(file->fd);
-	dlist_delete(&file->lru);
-	nopen_files--;
+	if (!file->pinned)
+	{
+		dlist_delete(&file->lru);
+		nopen_files--;
+	}
 	file->open = false;
 }
 
@@ -308,8 +318,11 @@ open_file(PsLayerFile *file)
 	}
 	neon_layer_iter_init(&file->iter, &file->reader);
 	file->open = true;
-	dlist_push_head(&open_files, &file->lru);
-	nopen_files++;
+	if (!file->pinned)
+	{
+		dlist_push_head(&open_files, &file->lru);
+		nopen_files++;
+	}
 }
 
 static inline void
@@ -317,7 +330,7 @@ use_file(PsLayerFile *file)
 {
 	if (!file->open)
 		open_file(file);
-	else
+	else if (!file->pinned)
 		dlist_move_head(&open_files, &file->lru);
 }
 
@@ -328,6 +341,20 @@ ps_layer_file_create(MemoryContext context, const char *directory, const PsLayer
 
 	file->context = context;
 	snprintf(file->path, sizeof(file->path), "%s/%s", directory, row->file);
+	return file;
+}
+
+PsLayerFile *
+ps_layer_file_open_pinned(MemoryContext context, const char *directory, const PsLayerRow *row)
+{
+	PsLayerFile *file = ps_layer_file_create(context, directory, row);
+	neon_layer_status status;
+
+	file->pinned = true;
+	open_file(file);
+	status = neon_layer_iter_first(&file->iter);
+	if (status != NEON_LAYER_OK && status != NEON_LAYER_END)
+		layer_error(file->path, status, file->iter.error_block);
 	return file;
 }
 

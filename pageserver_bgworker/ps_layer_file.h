@@ -17,6 +17,7 @@ typedef struct PsLayerWriter PsLayerWriter;
 extern PsLayerWriter *ps_layer_writer_begin(const char *path, const neon_layer_info *what);
 extern void ps_layer_writer_add(PsLayerWriter *w, const neon_key *key, XLogRecPtr lsn, uint32 flags,
 								const void *bytes, uint32 len);
+extern uint64 ps_layer_writer_bytes(const PsLayerWriter *w);
 /* fsyncs file and directory; frees the writer. */
 extern void ps_layer_writer_finish(PsLayerWriter *w, neon_layer_info *info);
 
@@ -34,6 +35,8 @@ extern void ps_layer_file_free(PsLayerFile *file);
 extern bool ps_layer_file_may_contain(PsLayerFile *file, const neon_key *key);
 extern void ps_layer_file_seek(PsLayerFile *file, const neon_key *key, XLogRecPtr lsn);
 extern bool ps_layer_file_next(PsLayerFile *file, neon_layer_entry *entry); /* false at the end */
+/* A file whose position must survive other reads: opened and put before its first entry; freed by its owner. */
+extern PsLayerFile *ps_layer_file_open_pinned(MemoryContext context, const char *directory, const PsLayerRow *row);
 
 /* The backend's layer map of a timeline, at least as new as `generation` (ps_layer_cache.c). */
 extern neon_layer_map *ps_layer_map_of(PsTimeline *tl, uint64 generation);

@@ -30,6 +30,11 @@ PG_MODULE_MAGIC;
 #define MAX_CHECKPOINT_TIMEOUT_S		86400
 #define DEFAULT_WAIT_LSN_TIMEOUT_MS		300000
 #define DEFAULT_FLUSH_WORKERS			1
+#define DEFAULT_COMPACTION_THRESHOLD	8
+#define MAX_COMPACTION_THRESHOLD		1000
+#define MIN_COMPACTION_TARGET_KB		64
+#define DEFAULT_COMPACTION_TARGET_KB	(64 * 1024)
+#define MAX_COMPACTION_TARGET_KB		(16 * 1024 * 1024)
 #define DEFAULT_PAGE_CACHE_MB			64
 #define MAX_PAGE_CACHE_MB				(1024 * 1024)
 
@@ -78,6 +83,16 @@ define_settings(void)
 							NULL, &ps_wait_lsn_timeout_ms,
 							DEFAULT_WAIT_LSN_TIMEOUT_MS, 1, INT_MAX,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("neon_pageserver.compaction_threshold",
+							"Number of L0 layer files of a timeline that are merged; 0 turns compaction off.",
+							NULL, &ps_compaction_threshold,
+							DEFAULT_COMPACTION_THRESHOLD, 0, MAX_COMPACTION_THRESHOLD,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("neon_pageserver.compaction_target_size",
+							"Size of the files that compaction writes.",
+							NULL, &ps_compaction_target_kb,
+							DEFAULT_COMPACTION_TARGET_KB, MIN_COMPACTION_TARGET_KB, MAX_COMPACTION_TARGET_KB,
+							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomIntVariable("neon_pageserver.page_cache_size",
 							"Shared memory for rebuilt pages, from which later versions of them are rebuilt.",
 							NULL, &ps_page_cache_mb,
@@ -167,6 +182,7 @@ _PG_init(void)
 	shmem_startup_hook = shmem_startup;
 
 	ps_flush_register();
+	ps_compact_register();
 	if (ps_redo_init)
 		ps_redo_init();
 	if (ps_ingest_init)

@@ -13,7 +13,7 @@ use StoreTest;
 my $t = tenant();
 my $root = timeline(1);
 my $branch = timeline(2);
-my $node = new_pageserver('store', "neon_pageserver.open_layer_memory = 16MB\n");
+my $node = new_pageserver('store', "neon_pageserver.open_layer_memory = 16MB\nneon_pageserver.compaction_threshold = 0\n");
 
 sub sql { return $node->safe_psql('postgres', $_[0]); }
 sub put { return sql("SELECT store_put('$t', '$_[0]', $_[1], " . ($_[2] // 7) . ")"); }
@@ -122,6 +122,23 @@ check($branch);
 put($branch, 1500);
 sql("SELECT neon_pageserver.checkpoint()");
 check($branch);
+
+# ---- compaction
+sql("SELECT store_put('$t', '$root', 300, 7)"), sql('SELECT neon_pageserver.checkpoint()') for 1 .. 4;
+my $level0 = sql("SELECT count(*) FROM neon_pageserver.layers WHERE timeline = '$root' AND level = 0");
+cmp_ok($level0, '>', 8, 'there are L0 files to compact');
+$node->append_conf('postgresql.conf', "neon_pageserver.compaction_threshold = 4\nneon_pageserver.compaction_target_size = 1MB\n");
+$node->reload;
+ok(poll_true($node, "SELECT count(*) < 4 FROM neon_pageserver.layers WHERE timeline = '$root' AND level = 0"), 'they are compacted');
+cmp_ok(sql("SELECT count(*) FROM neon_pageserver.layers WHERE timeline = '$root' AND level = 1 AND kind = 'delta'"), '>', 1, 'into several files');
+check($_) for ($root, $branch, $grandchild);
+put($root, 200);
+check($root);
+$node->restart;
+is(sql("SELECT string_agg(f, ',') FROM pg_ls_dir('neon_pageserver/$t/$root') f WHERE f NOT IN (SELECT file FROM neon_pageserver.layers)"),
+	'', 'the files that were replaced are gone after a restart');
+check($_) for ($root, $branch, $grandchild);
+pass('compacted timelines read as the model');
 
 # ---- a damaged block is an error that names it; other keys are read
 cmp_ok(sql("SELECT store_scan('$t', '$branch')"), '>', 1000, 'everything can be read');
