@@ -332,7 +332,11 @@ align_lsn(XLogRecPtr lsn, uint32 segment_bytes)
 	return lsn;
 }
 
-/* The branch point: at most what the parent has, at the end of a record. */
+/*
+ * The branch point: at most what the parent has.  It need not be the end of a record: a record that ends after it is not in
+ * the branch, and one that ended before it is, so every place between two records' ends names the same state.  WAL of the
+ * branch begins there.
+ */
 static XLogRecPtr
 branch_lsn(PsTimeline *parent, XLogRecPtr wanted)
 {
@@ -345,7 +349,6 @@ branch_lsn(PsTimeline *parent, XLogRecPtr wanted)
 						LSN_FORMAT_ARGS(parent->start_lsn)),
 				 errhint("Branch from its ancestor instead.")));
 	ps_timeline_wait_lsn(parent, wanted);
-	wanted = ps_normalize_lsn ? ps_normalize_lsn(parent, wanted) : wanted;
 	return Max(align_lsn(wanted, parent->wal_segment_bytes), parent->start_lsn);
 }
 
@@ -368,10 +371,6 @@ prepare_root(NewTimeline *n)
 	char		path[MAXPGPATH * 2];
 	neon_layer_info info;
 
-	if (ps_bootstrap == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("this pageserver cannot make fresh clusters")));
 	ps_make_timeline_directory(n->tenant, n->timeline);
 	snprintf(directory, sizeof(directory), PS_DIRECTORY "/%s/%s", n->tenant, n->timeline);
 	snprintf(temporary, sizeof(temporary), "%s/import", directory);

@@ -204,14 +204,12 @@ typedef struct PsBootstrap
 } PsBootstrap;
 
 /* Registers the ingest workers.  Called in _PG_init. */
-extern void ps_ingest_init(void) __attribute__((weak));
+extern void ps_ingest_init(void);
 /* Writes the image layer of a fresh cluster to `path` (through ps_image_writer_*): made by initdb once, then reused. */
-extern void ps_bootstrap(const char *path, PsBootstrap *out) __attribute__((weak));
-/* End of the last record at or before lsn (start_lsn <= lsn <= last_record_lsn).  Without it the LSN is taken as it is. */
-extern XLogRecPtr ps_normalize_lsn(PsTimeline *tl, XLogRecPtr lsn) __attribute__((weak));
+extern void ps_bootstrap(const char *path, PsBootstrap *out);
 
 /* ---- provided by redo (ps_redo*.c) ---- */
-extern void ps_redo_init(void) __attribute__((weak));
+extern void ps_redo_init(void);
 
 /* ---- memory layers (ps_open_layer.c, ps_pool.c) ---- */
 extern Size ps_pool_shmem_bytes(void);

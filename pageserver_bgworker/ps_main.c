@@ -183,9 +183,7 @@ _PG_init(void)
 
 	ps_flush_register();
 	ps_compact_register();
-	if (ps_redo_init)
-		ps_redo_init();
-	if (ps_ingest_init)
-		ps_ingest_init();
+	ps_redo_init();
+	ps_ingest_init();
 	MarkGUCPrefixReserved("neon_pageserver");
 }
