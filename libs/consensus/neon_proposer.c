@@ -196,6 +196,18 @@ campaign_if_quorum(neon_proposer *p)
 		campaign(p);
 }
 
+/*
+ * While a quorum is missing, the configuration may change under us, even so that those who are here are a quorum of the
+ * next one.
+ */
+void
+neon_proposer_greet_again(neon_proposer *p)
+{
+	for (uint32_t i = 0; i < p->config.n_acceptors; i++)
+		if (p->peers[i].state == NEON_PEER_GREETED || p->peers[i].state == NEON_PEER_OUTSIDE)
+			send_greeting(p, (int) i);
+}
+
 /* An acceptor knows a newer configuration: take it, and greet those again that agreed to the old one. */
 static void
 adopt_configuration(neon_proposer *p, const neon_configuration *conf)

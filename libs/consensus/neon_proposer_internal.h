@@ -20,6 +20,9 @@ neon_peer_campaigns(const neon_proposer_peer *peer)
 	return peer->state == NEON_PEER_GREETED || peer->state == NEON_PEER_VOTING || peer->state == NEON_PEER_VOTED;
 }
 
+/* COLLECT: ask those again that have greeted. */
+extern void neon_proposer_greet_again(neon_proposer *p);
+
 /* Tell peer i, whose vote we have, about the election, and begin to stream. */
 extern void neon_proposer_announce(neon_proposer *p, int i);
 extern void neon_proposer_on_response(neon_proposer *p, int i, const uint8_t *bytes, size_t len);

@@ -115,11 +115,15 @@ neon_proposer_announce(neon_proposer *p, int i)
 	neon_common_result common = neon_history_common(&p->history, &peer->vote_history, peer->vote_flush_lsn, &start);
 	char		detail[160];
 
+	/*
+	 * One acceptor that contradicts the rest is left alone; the others may be a quorum.  It may be damaged, or a former
+	 * member that was added again without being made anew.
+	 */
 	if (common == NEON_COMMON_BROKEN || (common == NEON_COMMON_FOUND && start < peer->vote_commit_lsn))
 	{
-		snprintf(detail, sizeof(detail), "safekeeper %llu: logs part at " NEON_LSN_FMT ", below its commit_lsn " NEON_LSN_FMT,
-				 (unsigned long long) peer->node_id, NEON_LSN_ARGS(start), NEON_LSN_ARGS(peer->vote_commit_lsn));
-		neon_proposer_die(p, NEON_FATAL_CORRUPT, detail);
+		snprintf(detail, sizeof(detail), "its log contradicts ours: they part at " NEON_LSN_FMT
+				 ", its commit_lsn is " NEON_LSN_FMT, NEON_LSN_ARGS(start), NEON_LSN_ARGS(peer->vote_commit_lsn));
+		neon_proposer_drop(p, i, detail);
 		return;
 	}
 	if (common == NEON_COMMON_NONE && start > peer->vote_flush_lsn)
@@ -333,6 +337,8 @@ neon_proposer_poke(neon_proposer *p, int i)
 void
 neon_proposer_heartbeat(neon_proposer *p)
 {
+	if (p->phase == NEON_PHASE_COLLECT)
+		neon_proposer_greet_again(p);
 	if (p->phase != NEON_PHASE_ELECTED)
 		return;
 	for (uint32_t i = 0; i < p->config.n_acceptors; i++)

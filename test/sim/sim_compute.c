@@ -180,6 +180,8 @@ out_disconnect(void *arg, int i, const char *why)
 
 	must_live(c, "disconnect");
 	neon_sim_trace(c->w->sim, "compute %d: drops node %d: %s", c->index, i, why);
+	if (strncmp(why, "its log contradicts", 19) == 0 || strncmp(why, "it lost WAL", 11) == 0)
+		sim_fail(c->w, "compute %d, node %d: %s", c->index, i, why);
 	if (c->conn[i] != NULL)
 		neon_sim_close(c->conn[i], 0);
 	c->conn[i] = NULL;

@@ -125,6 +125,29 @@ step_pull(sim_controller *t)
 	t->step = SIM_CHANGE_NEW;
 }
 
+/*
+ * Members that are none any more: the controller drops their timeline.  Some are forgotten here, because the protocol must
+ * stand that; but not where histories are short, since a thinned one cannot be compared with a log that old.
+ */
+static void
+exclude_old(sim_controller *t)
+{
+	for (uint32_t o = 0; o < t->conf.n_members; o++)
+	{
+		sim_node   *n = node_of(t, t->conf.members[o]);
+		bool		stays = false;
+
+		for (uint32_t m = 0; m < t->conf.n_new_members; m++)
+			stays |= t->conf.new_members[m] == t->conf.members[o];
+		if (stays || (NEON_CONSENSUS_MAX_HISTORY > 100 && neon_sim_below(t->w->sim, 2) == 0))
+			continue;
+		if (n->up)
+			sim_node_crash(n, "its timeline is dropped");
+		n->exists = false;
+		n->conf.generation = 0;
+	}
+}
+
 static void
 step_new(sim_controller *t)
 {
@@ -144,6 +167,7 @@ step_new(sim_controller *t)
 		t->step = SIM_CHANGE_PULL;
 		return;
 	}
+	exclude_old(t);
 	t->conf.generation++;
 	t->conf.n_members = t->conf.n_new_members;
 	memcpy(t->conf.members, t->conf.new_members, sizeof(t->conf.members));
@@ -155,16 +179,24 @@ step_new(sim_controller *t)
 static void
 step_final(sim_controller *t)
 {
+	bool		all = true;
+
 	for (uint32_t m = 0; m < t->conf.n_members; m++)
 	{
 		sim_node   *n = node_of(t, t->conf.members[m]);
 
-		/* one that could not be copied in time, because a majority was enough */
-		if (!n->exists && find_source(t) != NULL)
-			sim_node_pull(n, find_source(t), &t->conf, t->sync_term);
-		if (!n->exists || !sim_node_configure(n, &t->conf))
-			return;
+		if (n->exists)
+			all &= sim_node_configure(n, &t->conf);
+		else
+		{
+			/* one that could not be copied in time, because a majority was enough */
+			sim_node   *source = find_source(t);
+
+			all = source != NULL && sim_node_pull(n, source, &t->conf, t->sync_term) && all;
+		}
 	}
+	if (!all)
+		return;
 	neon_sim_trace(t->w->sim, "controller: generation %u is everywhere", t->conf.generation);
 	t->step = SIM_CHANGE_NONE;
 }
