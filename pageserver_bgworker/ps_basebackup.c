@@ -466,7 +466,7 @@ PG_FUNCTION_INFO_V1(neon_ps_basebackup);
 Datum
 neon_ps_basebackup(PG_FUNCTION_ARGS)
 {
-	PsTimeline *tl = ps_timeline_open(text_to_cstring(PG_GETARG_TEXT_PP(0)), text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	PsTimeline *tl = ps_timeline_open(ps_text_arg(fcinfo, 0, "tenant"), ps_text_arg(fcinfo, 1, "timeline"));
 	XLogRecPtr	prev_lsn = PG_ARGISNULL(3) ? InvalidXLogRecPtr : PG_GETARG_LSN(3);
 	Backup		b = {.tl = tl,.now = (pg_time_t) time(NULL)};
 	CheckPoint	cp;

@@ -310,7 +310,7 @@ ps_catalog_load(void)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("neon_pageserver works in database \"%s\" only", PS_DATABASE)));
 
-	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, PS_LOCK_CLASS, PS_LOCK_LOAD, 2);
+	SET_LOCKTAG_ADVISORY(tag, PS_LOCK_CLASS, PS_LOCK_LOAD, 0, 2);	/* no database: no tenant can take it */
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
 	PopActiveSnapshot();
 	PushActiveSnapshot(GetLatestSnapshot());

@@ -141,8 +141,8 @@ remember_slot(PsTimeline *tl, bool create)
 
 /* ---- arguments ---- */
 
-static char *
-text_arg(FunctionCallInfo fcinfo, int n, const char *what)
+char *
+ps_text_arg(FunctionCallInfo fcinfo, int n, const char *what)
 {
 	if (PG_ARGISNULL(n))
 		ereport(ERROR,
@@ -203,7 +203,7 @@ Datum
 neon_ps_create_tenant(PG_FUNCTION_ARGS)
 {
 	neon_id		id;
-	char	   *tenant = id_text(text_arg(fcinfo, 0, "tenant"), "tenant", &id);
+	char	   *tenant = id_text(ps_text_arg(fcinfo, 0, "tenant"), "tenant", &id);
 	char	   *password = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
 	char	   *role = role_of(tenant);
 	Oid			types[1] = {TEXTOID};
@@ -253,7 +253,7 @@ Datum
 neon_ps_drop_tenant(PG_FUNCTION_ARGS)
 {
 	neon_id		id;
-	char	   *tenant = id_text(text_arg(fcinfo, 0, "tenant"), "tenant", &id);
+	char	   *tenant = id_text(ps_text_arg(fcinfo, 0, "tenant"), "tenant", &id);
 	Oid			types[1] = {TEXTOID};
 	Datum		values[1] = {CStringGetTextDatum(tenant)};
 
@@ -458,8 +458,8 @@ neon_ps_create_timeline(PG_FUNCTION_ARGS)
 	Datum		values[3];
 	bool		nulls[3] = {false};
 
-	n.tenant = id_text(text_arg(fcinfo, 0, "tenant"), "tenant", &n.tenant_id);
-	n.timeline = id_text(text_arg(fcinfo, 1, "timeline"), "timeline", &n.timeline_id);
+	n.tenant = id_text(ps_text_arg(fcinfo, 0, "tenant"), "tenant", &n.tenant_id);
+	n.timeline = id_text(ps_text_arg(fcinfo, 1, "timeline"), "timeline", &n.timeline_id);
 	if (PG_ARGISNULL(2))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("safekeepers must not be null")));
 	n.safekeepers = PG_GETARG_DATUM(2);
@@ -492,8 +492,8 @@ neon_ps_drop_timeline(PG_FUNCTION_ARGS)
 {
 	neon_id		tenant_id,
 				id;
-	char	   *tenant = id_text(text_arg(fcinfo, 0, "tenant"), "tenant", &tenant_id);
-	char	   *timeline = id_text(text_arg(fcinfo, 1, "timeline"), "timeline", &id);
+	char	   *tenant = id_text(ps_text_arg(fcinfo, 0, "tenant"), "tenant", &tenant_id);
+	char	   *timeline = id_text(ps_text_arg(fcinfo, 1, "timeline"), "timeline", &id);
 	Oid			types[2] = {TEXTOID, TEXTOID};
 	Datum		values[2] = {CStringGetTextDatum(tenant), CStringGetTextDatum(timeline)};
 
@@ -523,8 +523,8 @@ neon_ps_set_safekeepers(PG_FUNCTION_ARGS)
 	neon_id		id;
 	Datum		values[3];
 
-	values[0] = CStringGetTextDatum(id_text(text_arg(fcinfo, 0, "tenant"), "tenant", &id));
-	values[1] = CStringGetTextDatum(id_text(text_arg(fcinfo, 1, "timeline"), "timeline", &id));
+	values[0] = CStringGetTextDatum(id_text(ps_text_arg(fcinfo, 0, "tenant"), "tenant", &id));
+	values[1] = CStringGetTextDatum(id_text(ps_text_arg(fcinfo, 1, "timeline"), "timeline", &id));
 	values[2] = PG_GETARG_DATUM(2);
 	ps_wait_loaded();
 	SPI_connect();

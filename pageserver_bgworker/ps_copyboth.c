@@ -29,7 +29,7 @@
 
 #define BUFFER_BYTES		(512 * 1024)
 #define MIN_READ_BYTES		(64 * 1024)
-#define MAX_MESSAGE_BYTES	(64 * 1024 * 1024)
+#define MAX_MESSAGE_BYTES	(64 * 1024)	/* from the client; requests are much smaller */
 #define HEADER_BYTES		5		/* type, and length that counts itself */
 
 static void
@@ -98,20 +98,30 @@ wait_for_input(void)
 	}
 }
 
-/* Length of the message at in_start including its header; 0 while the header is incomplete. */
+/* Length of the message at in_start including its header, which is checked; 0 while the header is incomplete. */
 static size_t
-message_bytes(const PsCopyBoth *cb)
+message_bytes(PsCopyBoth *cb)
 {
 	uint32		len;
 
 	if (cb->in_end - cb->in_start < HEADER_BYTES)
 		return 0;
+	if (strchr("dcfHSX", cb->in[cb->in_start]) == NULL || cb->in[cb->in_start] == '\0')
+	{
+		ps_copyboth_flush(cb);	/* what was answered before it */
+		ereport(FATAL,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("unexpected message type 0x%02X in a stream", (unsigned char) cb->in[cb->in_start])));
+	}
 	memcpy(&len, cb->in + cb->in_start + 1, sizeof(len));
 	len = pg_ntoh32(len);
 	if (len < 4 || len > MAX_MESSAGE_BYTES)
+	{
+		ps_copyboth_flush(cb);
 		ereport(FATAL,
 				(errcode(ERRCODE_PROTOCOL_VIOLATION),
 				 errmsg("invalid message length %u in a stream", len)));
+	}
 	return (size_t) len + 1;
 }
 
@@ -207,10 +217,6 @@ ps_copyboth_receive(PsCopyBoth *cb, const char **data, size_t *len)
 						(errcode(ERRCODE_QUERY_CANCELED),
 						 errmsg("the client gave up the stream")));
 				break;
-			default:
-				ereport(FATAL,
-						(errcode(ERRCODE_PROTOCOL_VIOLATION),
-						 errmsg("unexpected message type 0x%02X in a stream", (unsigned char) message[0])));
 		}
 	}
 	return false;

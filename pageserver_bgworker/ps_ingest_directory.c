@@ -147,9 +147,9 @@ PG_FUNCTION_INFO_V1(neon_ps_ingest_wal_directory);
 Datum
 neon_ps_ingest_wal_directory(PG_FUNCTION_ARGS)
 {
-	char	   *tenant = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	char	   *timeline = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	char	   *path = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	char	   *tenant = ps_text_arg(fcinfo, 0, "tenant");
+	char	   *timeline = ps_text_arg(fcinfo, 1, "timeline");
+	char	   *path = ps_text_arg(fcinfo, 2, "directory");
 	XLogRecPtr	upto = PG_ARGISNULL(3) ? InvalidXLogRecPtr : PG_GETARG_LSN(3);
 	PsTimeline *tl;
 

@@ -21,6 +21,7 @@
 
 #include "ps.h"
 
+#include "fmgr.h"
 #include "nodes/pg_list.h"
 #include "port/atomics.h"
 #include "storage/latch.h"
@@ -136,6 +137,7 @@ extern PsMemLayer *ps_mem_layers;
 extern char *ps_pool;
 
 /* ---- timeline table (ps_timeline.c) ---- */
+extern char *ps_text_arg(FunctionCallInfo fcinfo, int n, const char *what); /* procedures cannot be STRICT */
 extern void ps_check_access(const char *tenant);	/* ERROR 42501 unless the session may use the tenant */
 extern void ps_wait_loaded(void);	/* loads the table if nobody has; ERROR with hint when the extension is missing */
 extern PsTimeline *ps_timeline_by_slot(int slot);	/* NULL unless ACTIVE; slot < ps_max_timelines */

@@ -45,14 +45,26 @@ begin_answer(PageStream *s, uint8 tag, const neon_ps_request *req, size_t payloa
 	return p + neon_ps_encode_response_head(tag, req, (uint8 *) p);
 }
 
+/* SQLSTATE, then message, detail and hint with a NUL between them. */
 static void
 answer_error(PageStream *s, const neon_ps_request *req, const ErrorData *error)
 {
-	size_t		len = strlen(error->message);
-	char	   *p = begin_answer(s, NEON_PS_ERROR_RESPONSE, req, 5 + len);
+	StringInfoData text;
+	char	   *p;
 
-	memcpy(p, unpack_sql_state(error->sqlerrcode), 5);
-	memcpy(p + 5, error->message, len);
+	initStringInfo(&text);
+	appendBinaryStringInfo(&text, unpack_sql_state(error->sqlerrcode), 5);
+	appendStringInfoString(&text, error->message);
+	if (error->detail || error->hint)
+	{
+		appendStringInfoChar(&text, '\0');
+		appendStringInfoString(&text, error->detail ? error->detail : "");
+		appendStringInfoChar(&text, '\0');
+		appendStringInfoString(&text, error->hint ? error->hint : "");
+	}
+	p = begin_answer(s, NEON_PS_ERROR_RESPONSE, req, text.len);
+	memcpy(p, text.data, text.len);
+	pfree(text.data);
 }
 
 static void
@@ -77,21 +89,24 @@ static XLogRecPtr
 choose_lsn(PageStream *s, const neon_ps_request *req)
 {
 	XLogRecPtr	last = ps_timeline_last_record_lsn(s->tl);
+	const char *problem = neon_ps_request_problem(req);
 
+	if (problem != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROTOCOL_VIOLATION),
+				 errmsg("invalid page stream request: %s", problem),
+				 errdetail("It has tag %u, fork %u, request_lsn %X/%08X, not_modified_since %X/%08X.", req->tag, req->fork,
+						   LSN_FORMAT_ARGS(req->request_lsn), LSN_FORMAT_ARGS(req->not_modified_since))));
 	if (!ps_timeline_is_live(s->tl, s->incarnation))
 		ereport(ERROR,
 				(errcode(PS_ERR_TIMELINE_GONE),
 				 errmsg("the timeline was dropped")));
-	if (req->request_lsn < req->not_modified_since)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("request_lsn %X/%08X is below not_modified_since %X/%08X",
-						LSN_FORMAT_ARGS(req->request_lsn), LSN_FORMAT_ARGS(req->not_modified_since))));
-	if (req->request_lsn < ps_timeline_start_lsn(s->tl) && ps_timeline_ancestor(s->tl) == NULL)
+	if (req->request_lsn < ps_timeline_start_lsn(s->tl))
 		ereport(ERROR,
 				(errcode(PS_ERR_LSN_TOO_OLD),
 				 errmsg("request_lsn %X/%08X is below the timeline's start %X/%08X",
-						LSN_FORMAT_ARGS(req->request_lsn), LSN_FORMAT_ARGS(ps_timeline_start_lsn(s->tl)))));
+						LSN_FORMAT_ARGS(req->request_lsn), LSN_FORMAT_ARGS(ps_timeline_start_lsn(s->tl))),
+				 errhint("Ask the branch it began from.")));
 	if (last < req->not_modified_since)
 	{
 		ps_copyboth_flush(&s->cb);	/* what is answered need not wait for WAL */
@@ -205,10 +220,15 @@ stream_requests(PageStream *s)
 		CHECK_FOR_INTERRUPTS();
 		if (!ps_copyboth_receive(&s->cb, &data, &len))
 			break;
-		if (!neon_ps_decode_request(data, len, &req))
+		/* With the right length it can be answered, if only with an error. */
+		if (!neon_ps_decode_request(data, len, &req) && len != NEON_PS_REQUEST_BYTES)
+		{
+			ps_copyboth_flush(&s->cb);
 			ereport(FATAL,
 					(errcode(ERRCODE_PROTOCOL_VIOLATION),
-					 errmsg("malformed page stream request of %zu bytes", len)));
+					 errmsg("malformed page stream request of %zu bytes", len),
+					 errdetail("A request has %d bytes.", NEON_PS_REQUEST_BYTES)));
+		}
 		serve_request_safely(s, &req);
 	}
 	if (IsTransactionState())
@@ -224,7 +244,7 @@ neon_ps_pagestream(PG_FUNCTION_ARGS)
 	MemoryContext caller = CurrentMemoryContext;
 	ErrorData  *volatile error = NULL;
 
-	s.tl = ps_timeline_open(text_to_cstring(PG_GETARG_TEXT_PP(0)), text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	s.tl = ps_timeline_open(ps_text_arg(fcinfo, 0, "tenant"), ps_text_arg(fcinfo, 1, "timeline"));
 	s.incarnation = ps_timeline_incarnation(s.tl);
 	s.request_context = AllocSetContextCreate(TopMemoryContext, "page stream request", ALLOCSET_DEFAULT_SIZES);
 	ps_copyboth_begin(&s.cb, fcinfo);

@@ -14,6 +14,7 @@
  */
 #include "ps_internal.h"
 
+#include "libpq/libpq.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/ipc.h"
@@ -192,6 +193,17 @@ ps_timeline_directory(PsTimeline *tl, char *path, size_t path_bytes)
 
 /* ---- waiting ---- */
 
+/* Nobody waits for the answer any more: do as the server does for client_connection_check_interval. */
+static void
+check_client(void)
+{
+	if (MyProcPort == NULL || pq_check_connection())
+		return;
+	ClientConnectionLost = true;
+	InterruptPending = true;
+	CHECK_FOR_INTERRUPTS();
+}
+
 void
 ps_timeline_wait_lsn(PsTimeline *tl, XLogRecPtr lsn)
 {
@@ -218,6 +230,7 @@ ps_timeline_wait_lsn(PsTimeline *tl, XLogRecPtr lsn)
 							   LSN_FORMAT_ARGS(ps_timeline_last_record_lsn(tl))),
 					 errhint("Check that the pageserver reaches the safekeepers of the timeline.")));
 		(void) ConditionVariableTimedSleep(&tl->lsn_cv, Min(left_ms, PS_WAIT_SLICE_MS), PG_WAIT_EXTENSION);
+		check_client();
 	}
 	ConditionVariableCancelSleep();
 }

@@ -39,11 +39,22 @@ get_request(neon_reader *r, neon_ps_request *req)
 	req->blk = neon_get_u32(r);
 }
 
+const char *
+neon_ps_request_problem(const neon_ps_request *req)
+{
+	if (req->tag > NEON_PS_SLRU_SEGMENT)
+		return "the request has an unknown tag";
+	if (req->fork > MAX_FORK)
+		return "there is no such fork";
+	if (req->request_lsn < req->not_modified_since)
+		return "request_lsn is below not_modified_since";
+	return NULL;
+}
+
 static bool
 request_makes_sense(const neon_ps_request *req)
 {
-	return req->tag <= NEON_PS_SLRU_SEGMENT && req->fork <= MAX_FORK &&
-		req->request_lsn >= req->not_modified_since;
+	return neon_ps_request_problem(req) == NULL;
 }
 
 bool

@@ -22,7 +22,7 @@ typedef enum neon_ps_tag
 	NEON_PS_EXISTS_RESPONSE = 100,	/* u8 0 or 1 */
 	NEON_PS_NBLOCKS_RESPONSE = 101, /* be32 blocks, 0 for a relation that does not exist */
 	NEON_PS_GETPAGE_RESPONSE = 102, /* 8192 bytes */
-	NEON_PS_ERROR_RESPONSE = 103,	/* 5 bytes SQLSTATE, then text to the end */
+	NEON_PS_ERROR_RESPONSE = 103,	/* 5 bytes SQLSTATE, message, then NUL detail NUL hint, which may be absent */
 	NEON_PS_DBSIZE_RESPONSE = 104,	/* be64 bytes */
 	NEON_PS_SLRU_SEGMENT_RESPONSE = 105 /* n * 8192 bytes, 0 for a segment that does not exist */
 } neon_ps_tag;
@@ -50,8 +50,10 @@ typedef struct neon_ps_request
 } neon_ps_request;
 
 extern void neon_ps_encode_request(const neon_ps_request *req, uint8_t out[NEON_PS_REQUEST_BYTES]);
-/* false: wrong length, unknown tag, fork above 3, request_lsn below not_modified_since. */
+/* false: wrong length, unknown tag, fork above 3, request_lsn below not_modified_since.  *req is filled if the length is right. */
 extern bool neon_ps_decode_request(const void *bytes, size_t len, neon_ps_request *req);
+/* Why a request of the right length is refused; NULL when it makes sense. */
+extern const char *neon_ps_request_problem(const neon_ps_request *req);
 
 /* A response is u8 tag, the 42 bytes of the request, payload.  Returns the length of that head (43). */
 #define NEON_PS_RESPONSE_HEAD	(1 + NEON_PS_REQUEST_BYTES)
