@@ -71,6 +71,7 @@ typedef struct SkSlot
 	uint64		last_writer;	/* session that wrote last: another one has to look at the files again */
 	bool		tail_dirty;		/* bytes behind write_lsn may have been written by a write that failed */
 
+	pg_atomic_uint64 wanted_segment;	/* to be made ahead of time by the worker; 0: none */
 	pg_atomic_uint32 senders;
 	pg_atomic_uint32 term_senders;	/* those of them that read above commit_lsn */
 } SkSlot;

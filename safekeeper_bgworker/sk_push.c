@@ -179,6 +179,21 @@ storage_persist_state(void *arg, const neon_acceptor_durable *next)
 	return true;
 }
 
+/* In the second half of a segment the worker is asked for the next one. */
+static void
+want_next_segment(SkSlot *slot, XLogRecPtr write_lsn)
+{
+	uint64		next;
+
+	if (XLogSegmentOffset(write_lsn, slot->wal_segment_bytes) < slot->wal_segment_bytes / 2)
+		return;
+	next = write_lsn / slot->wal_segment_bytes + 1;
+	if (pg_atomic_read_u64(&slot->wanted_segment) == next)
+		return;
+	pg_atomic_write_u64(&slot->wanted_segment, next);
+	sk_wake_worker();
+}
+
 static bool
 storage_wal_write(void *arg, neon_lsn begin, const uint8_t *bytes, size_t len)
 {
@@ -192,6 +207,7 @@ storage_wal_write(void *arg, neon_lsn begin, const uint8_t *bytes, size_t len)
 	pg_atomic_write_u64(&slot->write_lsn, begin + len);
 	slot->tail_dirty = false;
 	feed_reader(p, (const char *) bytes, len, begin + len);
+	want_next_segment(slot, begin + len);
 	return true;
 }
 

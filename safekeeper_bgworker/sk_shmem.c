@@ -72,6 +72,7 @@ init_slot(SkSlot *slot)
 	pg_atomic_init_u64(&slot->last_record_start, 0);
 	pg_atomic_init_u64(&slot->commit_lsn, 0);
 	pg_atomic_init_u64(&slot->persisted_commit_lsn, 0);
+	pg_atomic_init_u64(&slot->wanted_segment, 0);
 	pg_atomic_init_u32(&slot->senders, 0);
 	pg_atomic_init_u32(&slot->term_senders, 0);
 }
@@ -179,6 +180,7 @@ clear_slot(SkSlot *slot)
 	pg_atomic_write_u64(&slot->last_record_start, 0);
 	pg_atomic_write_u64(&slot->commit_lsn, 0);
 	pg_atomic_write_u64(&slot->persisted_commit_lsn, 0);
+	pg_atomic_write_u64(&slot->wanted_segment, 0);
 }
 
 /* A load that began again: nobody was served from what it had filled. */

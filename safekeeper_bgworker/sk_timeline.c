@@ -464,6 +464,7 @@ load_log(SkSlot *slot, const SkTimelineRow *row)
 	XLogRecPtr	from = Max(row->commit_lsn, row->start_lsn);
 
 	sk_wal_init(&wal, &row->tenant, &row->timeline, row->wal_segment_bytes);
+	sk_wal_remove_temporary(&wal);
 	sk_scan_tail(&wal, row->start_lsn, from, PG_UINT64_MAX, &scan);
 	if (scan.end < from)
 	{

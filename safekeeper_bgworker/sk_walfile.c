@@ -5,8 +5,8 @@
  * naming, so that pg_waldump reads them (why pgsql_tmp: sk_termfile.c).  A segment gets its name only when all of it is zero-filled and durable; later
  * writes change no metadata and one fdatasync makes them durable.
  *
- * Invariant (rule 2): behind the end of the log every byte of its segment is zero and no later segment exists,
- * before that end is acknowledged to anybody.  Truncation unlinks first and zeroes after: whatever a crash leaves
+ * Invariant (rule 2): behind the end of the log every byte is zero, in its segment and in the next one, which may have
+ * been made ahead of time, and no other segment exists, before that end is acknowledged to anybody.  Truncation unlinks first and zeroes after: whatever a crash leaves
  * in between is a longer or a shorter piece of the old log, and the tail scan at the next start truncates again.
  *
  * Locks: writers hold the timeline's lock (sk_shmem.h).  A file that is open here may be unlinked by another
@@ -126,19 +126,16 @@ check_reserve(const SkWal *w)
 				 errhint("Free or add space; nothing that was acknowledged is lost, and writing goes on by itself.")));
 }
 
-/* Make a segment of zeroes appear under its name, all or nothing. */
+/* A durable file of zeroes, a segment long, under a name of this process's own. */
 static void
-create_segment(SkWal *w, XLogSegNo segment)
+make_zeroes(const SkWal *w, char temp[MAXPGPATH])
 {
 	static char zeroes[ZERO_CHUNK_BYTES];
-	char		path[MAXPGPATH];
-	char		temp[MAXPGPATH];
 	int			fd;
 	int			save_errno = 0;
 
 	check_reserve(w);
-	segment_path(w, segment, path);
-	snprintf(temp, sizeof(temp), "%s/new.%d", w->dir, MyProcPid);
+	snprintf(temp, MAXPGPATH, "%s/new.%d", w->dir, MyProcPid);
 	fd = BasicOpenFile(temp, O_RDWR | O_CREAT | O_TRUNC | PG_BINARY);
 	if (fd < 0)
 		ereport(ERROR,
@@ -168,18 +165,56 @@ create_segment(SkWal *w, XLogSegNo segment)
 		errno = save_errno;
 		ereport(ERROR,
 				(errcode_for_file_access(),
-				 errmsg("could not make WAL segment \"%s\": %m", path),
+				 errmsg("could not make a WAL segment in \"%s\": %m", w->dir),
 				 errhint("Nothing that was acknowledged is lost, and writing goes on when there is space again.")));
 	}
+}
+
+/* Make a segment of zeroes appear under its name, all or nothing. */
+static void
+create_segment(SkWal *w, XLogSegNo segment)
+{
+	char		path[MAXPGPATH];
+	char		temp[MAXPGPATH];
+
+	segment_path(w, segment, path);
+	make_zeroes(w, temp);
 	if (durable_rename(temp, path, LOG) != 0)
 	{
-		save_errno = errno;
+		int			save_errno = errno;
+
 		unlink(temp);
 		errno = save_errno;
 		ereport(ERROR,
 				(errcode_for_file_access(),
 				 errmsg("could not rename file \"%s\" to \"%s\": %m", temp, path)));
 	}
+}
+
+/*
+ * The same ahead of time, by the worker: the zeroes are written without a lock, the name is given under the timeline's
+ * lock and only while the segment is the one that comes next.
+ */
+void
+sk_wal_prepare_segment(SkSlot *slot, XLogSegNo segment)
+{
+	SkWal		w;
+	char		path[MAXPGPATH];
+	char		temp[MAXPGPATH];
+	struct stat st;
+	XLogSegNo	present;
+
+	sk_wal_init(&w, &slot->tenant, &slot->timeline, slot->wal_segment_bytes);
+	segment_path(&w, segment, path);
+	if (stat(path, &st) == 0)
+		return;
+	make_zeroes(&w, temp);
+	(void) sk_slot_lock(slot, true, true);
+	XLByteToSeg(pg_atomic_read_u64(&slot->write_lsn), present, w.segment_bytes);
+	if (pg_atomic_read_u32(&slot->state) != SK_SLOT_ACTIVE || present + 1 != segment || stat(path, &st) == 0 ||
+		durable_rename(temp, path, LOG) != 0)
+		unlink(temp);
+	sk_slot_unlock(slot);
 }
 
 /* Open the segment; false when it does not exist and is not to be made. */
@@ -269,6 +304,25 @@ sk_wal_sync(SkWal *w)
 				 errmsg("could not fdatasync a WAL segment in \"%s\": %m", w->dir)));
 	pgstat_report_wait_end();
 	w->fd_dirty = false;
+}
+
+/* At start: what was being made when we crashed. */
+void
+sk_wal_remove_temporary(SkWal *w)
+{
+	DIR		   *dir = AllocateDir(w->dir);
+	struct dirent *de;
+
+	while ((de = ReadDir(dir, w->dir)) != NULL)
+	{
+		char		path[MAXPGPATH * 2];
+
+		if (strncmp(de->d_name, "new.", 4) != 0)
+			continue;
+		snprintf(path, sizeof(path), "%s/%s", w->dir, de->d_name);
+		(void) unlink(path);
+	}
+	FreeDir(dir);
 }
 
 static int

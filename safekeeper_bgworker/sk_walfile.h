@@ -31,6 +31,9 @@ extern void sk_wal_close(SkWal *w);
 /* Writing: only by the holder of the timeline's lock. */
 extern void sk_wal_write(SkWal *w, XLogRecPtr lsn, const char *data, size_t len);
 extern void sk_wal_sync(SkWal *w);
+struct SkSlot;
+extern void sk_wal_prepare_segment(struct SkSlot *slot, XLogSegNo segment);
+extern void sk_wal_remove_temporary(SkWal *w);
 extern void sk_wal_truncate(SkWal *w, XLogRecPtr lsn);
 extern void sk_wal_begin_log(SkWal *w, XLogRecPtr start_lsn, uint64 system_id);
 extern void sk_wal_sync_range(SkWal *w, XLogRecPtr from, XLogRecPtr to);

@@ -2,8 +2,8 @@
  * sk_worker.c - the safekeeper's background worker.
  *
  * At start it loads every timeline of the catalog into shared memory and finds the ends of their logs; nobody is served
- * before.  Afterwards it does what nobody should wait for: writes commit positions to the catalog now and then, and
- * removes the files of dropped timelines.
+ * before.  Afterwards it does what nobody should wait for: makes the segments that come next, writes commit positions to
+ * the catalog now and then, removes the files of dropped timelines.
  *
  * Crash rule: when the worker alone dies, the table in shared memory is alive and is not loaded again; when any
  * process crashes, the postmaster makes shared memory anew and everything is loaded again.
@@ -23,10 +23,13 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 #include "sk.h"
+#include "sk_walfile.h"
 
 static MemoryContext work_context = NULL;
+static uint64 *prepared = NULL; /* by slot: the wanted segment that was looked after */
 
 static void
 begin_work(void)
@@ -110,6 +113,44 @@ persist_commit_positions(void)
 	}
 }
 
+/* Without it the proposer's process makes its segment by itself, and says what is wrong. */
+static void
+prepare_segment(SkSlot *slot, uint64 segment)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		sk_wal_prepare_segment(slot, segment);
+	}
+	PG_CATCH();
+	{
+		if (ProcDiePending)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+	}
+	PG_END_TRY();
+}
+
+/* Segments that will soon be needed. */
+static void
+prepare_segments(void)
+{
+	for (int i = 0; i < sk_max_timelines; i++)
+	{
+		SkSlot	   *slot = &sk_shared->slots[i];
+		uint64		wanted = pg_atomic_read_u64(&slot->wanted_segment);
+
+		if (wanted == prepared[i] || pg_atomic_read_u32(&slot->state) != SK_SLOT_ACTIVE)
+			continue;
+		prepared[i] = wanted;
+		if (wanted != 0)
+			prepare_segment(slot, wanted);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
 static void
 announce_worker(Latch *latch)
 {
@@ -127,6 +168,8 @@ worker_exit(int code, Datum arg)
 void
 sk_worker_main(Datum arg)
 {
+	TimestampTz last_checkpoint = 0;
+
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
@@ -135,15 +178,23 @@ sk_worker_main(Datum arg)
 	announce_worker(MyLatch);
 
 	work_context = AllocSetContextCreate(TopMemoryContext, "safekeeper worker", ALLOCSET_DEFAULT_SIZES);
+	prepared = MemoryContextAllocZero(TopMemoryContext, sk_max_timelines * sizeof(uint64));
 	MemoryContextSwitchTo(work_context);
 	if (!sk_ready())
 		load_all();
 	for (;;)
 	{
+		TimestampTz now = GetCurrentTimestamp();
+
 		MemoryContextReset(work_context);
+		prepare_segments();
 		remove_dropped();
-		persist_commit_positions();
-		pgstat_report_stat(true);
+		if (TimestampDifferenceExceeds(last_checkpoint, now, sk_checkpoint_s * 1000))
+		{
+			persist_commit_positions();
+			pgstat_report_stat(true);
+			last_checkpoint = now;
+		}
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 sk_checkpoint_s * 1000L, PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);

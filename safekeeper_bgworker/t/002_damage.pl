@@ -23,6 +23,20 @@ my ($p1, $end) = ($near[-1], $far[10]);
 create_timeline($sk, $donor, $start);
 my $dir = $sk->data_dir . "/neon_safekeeper/pgsql_tmp/$TENANT/$TIMELINE";
 
+# ---- the next segment is made before it is needed ----
+my ($half) = grep { lsn_number($_) % $SEGMENT > $SEGMENT * 6 / 10 && lsn_number($_) > $n_start } @ends;
+proposer($sk, $donor, "greet\nvote 1\nelected 1 $start 1:$start\nappend 1 $start $half $start");
+my $next = int(lsn_number($half) / $SEGMENT) + 1;
+my $next_file = sprintf('%s/00000001%08X%08X', $dir, $next / 256, $next % 256);
+ok($sk->poll_query_until('postgres', "SELECT (pg_stat_file('$next_file', true)).size IS NOT NULL"), 'the next segment is made ahead');
+is(-s $next_file, $SEGMENT, 'whole');
+$sk->safe_psql('postgres', "SELECT neon_safekeeper.drop_timeline('$TENANT', '$TIMELINE')");
+create_timeline($sk, $donor, $start);
+is(state($sk, 'flush_lsn'), $start, 'a timeline dropped and created at once is empty');
+$sk->poll_query_until('postgres', 'SELECT count(*) = 0 FROM neon_safekeeper.dropped_timeline') or die;
+my @old = glob "$dir.old.*";
+is(scalar(@old), 0, 'and the old files are removed');
+
 # ---- a full disk: nothing is lost, and it goes on when there is space ----
 my @answers = proposer($sk, $donor, "greet\nvote 1\nelected 1 $start 1:$start\nappend 1 $start $p1 $start\nheartbeat 1 $p1");
 like($answers[4], qr/flush=$p1 commit=$p1/, 'some WAL is committed');
