@@ -14,11 +14,10 @@
 #include <time.h>
 
 #include "access/rmgr.h"
+#include "access/xact.h"
 #include "access/xlog_internal.h"
 #include "catalog/pg_tablespace_d.h"
 #include "fmgr.h"
-#include "libpq/libpq.h"
-#include "libpq/pqformat.h"
 #include "miscadmin.h"
 #include "pgtar.h"
 #include "port/pg_crc32c.h"
@@ -28,6 +27,7 @@
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
 
+#include "ps_copyboth.h"
 #include "ps_ingest.h"
 #include "ps_internal.h"
 
@@ -42,7 +42,7 @@ typedef struct Backup
 	PsTimeline *tl;
 	XLogRecPtr	lsn;
 	pg_time_t	now;
-	StringInfoData out;			/* archive bytes that were not sent yet */
+	PsCopyBoth	cb;
 	List	   *directories;	/* made for auxiliary files */
 	bool		has_auto_conf;
 	char	   *control;		/* ControlFileData of the template */
@@ -50,17 +50,7 @@ typedef struct Backup
 
 /* ---- archive ---- */
 
-static void
-send_pending(Backup *b)
-{
-	if (b->out.len == 0)
-		return;
-	if (pq_putmessage('d', b->out.data, b->out.len) != 0)
-		ereport(ERROR, (errcode(ERRCODE_CONNECTION_FAILURE), errmsg("connection was lost during a base backup")));
-	resetStringInfo(&b->out);
-	CHECK_FOR_INTERRUPTS();
-}
-
+/* Archive bytes go out in CopyData messages of up to SEND_BYTES. */
 static void
 append(Backup *b, const void *bytes, size_t len)
 {
@@ -68,13 +58,12 @@ append(Backup *b, const void *bytes, size_t len)
 
 	while (len > 0)
 	{
-		size_t		n = Min(len, SEND_BYTES - b->out.len);
+		size_t		n = Min(len, SEND_BYTES);
 
-		appendBinaryStringInfo(&b->out, p, n);
+		memcpy(ps_copyboth_reserve(&b->cb, n), p, n);
 		p += n;
 		len -= n;
-		if (b->out.len == SEND_BYTES)
-			send_pending(b);
+		CHECK_FOR_INTERRUPTS();
 	}
 }
 
@@ -112,7 +101,6 @@ end_archive(Backup *b)
 	static const char zeros[2 * TAR_BLOCK_SIZE];
 
 	append(b, zeros, sizeof(zeros));
-	send_pending(b);
 }
 
 /* ---- members ---- */
@@ -423,42 +411,32 @@ add_control_file(Backup *b, const CheckPoint *cp)
 /* ---- CALL basebackup(tenant, timeline, lsn, prev_lsn) ---- */
 
 static void
-begin_copy_both(void)
+send_archive(Backup *b, const CheckPoint *cp, XLogRecPtr prev_lsn)
 {
-	StringInfoData msg;
-
-	pq_beginmessage(&msg, 'W');
-	pq_sendbyte(&msg, 0);
-	pq_sendint16(&msg, 0);
-	pq_endmessage(&msg);
-	pq_flush();
+	add_skeleton(b);
+	add_databases(b);
+	add_slrus(b);
+	add_twophase(b);
+	add_auxiliary_files(b);
+	add_origins(b);
+	add_wal(b, cp, prev_lsn);
+	add_control_file(b, cp);
+	end_archive(b);
 }
 
-/* Our side is done; read until the client has closed its side. */
+/* Half an archive is on its way: the connection is of no more use. */
 static void
-end_copy_both(void)
+give_up(void)
 {
-	StringInfoData msg;
-	int			type;
+	ErrorData  *edata;
 
-	pq_putemptymessage('c');
-	if (pq_flush() != 0)
-		ereport(ERROR, (errcode(ERRCODE_CONNECTION_FAILURE), errmsg("connection was lost during a base backup")));
-	initStringInfo(&msg);
-	do
-	{
-		pq_startmsgread();
-		type = pq_getbyte();
-		if (type == EOF || pq_getmessage(&msg, PQ_LARGE_MESSAGE_LIMIT) != 0)
-			ereport(FATAL,
-					(errcode(ERRCODE_CONNECTION_FAILURE),
-					 errmsg("connection was lost at the end of a base backup")));
-		if (type != 'd' && type != 'c' && type != 'H' && type != 'S')
-			ereport(FATAL,
-					(errcode(ERRCODE_PROTOCOL_VIOLATION),
-					 errmsg("unexpected message type 0x%02X at the end of a base backup", type)));
-	} while (type != 'c');
-	pfree(msg.data);
+	MemoryContextSwitchTo(TopMemoryContext);
+	edata = CopyErrorData();
+	FlushErrorState();
+	ereport(FATAL,
+			(errcode(edata->sqlerrcode),
+			 errmsg_internal("%s", edata->message),
+			 edata->detail ? errdetail_internal("%s", edata->detail) : 0));
 }
 
 PG_FUNCTION_INFO_V1(neon_ps_basebackup);
@@ -475,6 +453,8 @@ neon_ps_basebackup(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("a base backup needs a client connection")));
+
+	/* What can be wrong with the request is an ordinary error. */
 	b.lsn = PG_ARGISNULL(2) ? ps_timeline_last_record_lsn(tl) : PG_GETARG_LSN(2);
 	if (b.lsn < ps_timeline_start_lsn(tl))
 		ereport(ERROR,
@@ -484,18 +464,17 @@ neon_ps_basebackup(PG_FUNCTION_ARGS)
 	ps_timeline_wait_lsn(tl, b.lsn);
 	cp = make_checkpoint(&b);
 
-	initStringInfo(&b.out);
-	enlargeStringInfo(&b.out, SEND_BYTES);
-	begin_copy_both();
-	add_skeleton(&b);
-	add_databases(&b);
-	add_slrus(&b);
-	add_twophase(&b);
-	add_auxiliary_files(&b);
-	add_origins(&b);
-	add_wal(&b, &cp, prev_lsn);
-	add_control_file(&b, &cp);
-	end_archive(&b);
-	end_copy_both();
+	ps_copyboth_begin(&b.cb, fcinfo);
+	StartTransactionCommand();
+	PG_TRY();
+	{
+		send_archive(&b, &cp, prev_lsn);
+		ps_copyboth_end(&b.cb);
+	}
+	PG_CATCH();
+	{
+		give_up();
+	}
+	PG_END_TRY();
 	PG_RETURN_VOID();
 }
