@@ -10,6 +10,7 @@
  */
 #include "postgres.h"
 
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 
@@ -358,26 +359,50 @@ make_checkpoint(Backup *b)
 	return cp;
 }
 
+/* One segment: the pages that have bytes, from `wal`, and zeros. */
+static void
+add_segment(Backup *b, const char *path, const uint8 *wal, XLogRecPtr segment, const CheckPoint *cp, XLogRecPtr end)
+{
+	uint32		segment_bytes = ps_timeline_wal_segment_bytes(b->tl);
+	XLogRecPtr	first_page = cp->redo - cp->redo % XLOG_BLCKSZ;
+
+	append_header(b, path, segment_bytes, S_IFREG | FILE_MODE);
+	for (uint32 offset = 0; offset < segment_bytes; offset += XLOG_BLCKSZ)
+	{
+		XLogRecPtr	page = segment + offset;
+
+		if (offset == 0 || (page >= first_page && page < end))
+			append(b, wal + offset, XLOG_BLCKSZ);
+		else
+			memset(ps_copyboth_reserve(&b->cb, XLOG_BLCKSZ), 0, XLOG_BLCKSZ);
+	}
+}
+
+/* The segments are laid out in fresh memory of the kernel's, of which only the few pages that get bytes come into being. */
 static void
 add_wal(Backup *b, const CheckPoint *cp, XLogRecPtr prev_lsn)
 {
 	uint32		segment_bytes = ps_timeline_wal_segment_bytes(b->tl);
-	uint8	   *wal = MemoryContextAllocExtended(CurrentMemoryContext, (Size) segment_bytes * 2,
-												 MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	size_t		cap = (size_t) segment_bytes * 2;
+	uint8	   *wal = mmap(NULL, cap, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	XLogRecPtr	end;
 	uint32		nsegments;
 
-	if (neon_wal_fabricate(b->lsn, prev_lsn, RM_XLOG_ID, XLOG_CHECKPOINT_SHUTDOWN, cp, sizeof(*cp),
-						   ps_timeline_system_id(b->tl), 1, segment_bytes, wal, (size_t) segment_bytes * 2,
-						   &nsegments) == 0)
+	if (wal == MAP_FAILED)
+		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("could not map %zu bytes: %m", cap)));
+	end = neon_wal_fabricate(b->lsn, prev_lsn, RM_XLOG_ID, XLOG_CHECKPOINT_SHUTDOWN, cp, sizeof(*cp),
+							 ps_timeline_system_id(b->tl), 1, segment_bytes, wal, cap, &nsegments);
+	if (end == InvalidXLogRecPtr)
 		elog(ERROR, "could not lay out the checkpoint record at %X/%X", LSN_FORMAT_ARGS(b->lsn));
 	for (uint32 i = 0; i < nsegments; i++)
 	{
+		XLogSegNo	segno = cp->redo / segment_bytes + i;
 		char		name[MAXFNAMELEN];
 
-		XLogFileName(name, 1, cp->redo / segment_bytes + i, segment_bytes);
-		add_file(b, psprintf("pg_wal/%s", name), wal + (Size) i * segment_bytes, segment_bytes);
+		XLogFileName(name, 1, segno, segment_bytes);
+		add_segment(b, psprintf("pg_wal/%s", name), wal + (Size) i * segment_bytes, segno * segment_bytes, cp, end);
 	}
-	pfree(wal);
+	munmap(wal, cap);
 }
 
 static void
