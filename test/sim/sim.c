@@ -152,6 +152,17 @@ trouble(void *arg, uint64_t period_us, uint64_t unused)
 		sim_compute_start(w);
 		return;
 	}
+	if (w->narrow && neon_sim_below(w->sim, 2) == 0)
+	{
+		/* a new compute that sees part of the nodes, for as long as it lives: logs differ in length and in terms */
+		sim_compute_kill(c, "replaced");
+		sim_compute_start(w);
+		c = w->computes[w->n_computes - 1];
+		for (int i = 0; i < w->n_nodes; i++)
+			if (neon_sim_below(w->sim, 3) == 0)
+				block_for(w, SIM_COMPUTE_NODE(c->index), i, neon_sim_between(w->sim, 10000, 1000000));
+		return;
+	}
 	switch (neon_sim_below(w->sim, 16))
 	{
 		case 0:
@@ -203,6 +214,7 @@ world_new(uint64_t seed, bool verbose)
 	w->net = neon_sim_net_new(w->sim, &handlers, w);
 	w->membership = neon_sim_below(w->sim, 2) == 0;
 	w->n_nodes = w->membership || neon_sim_below(w->sim, 4) == 0 ? 5 : 3;
+	w->narrow = neon_sim_below(w->sim, 3) == 0;
 	w->faults = true;
 	w->write_limit = SIM_WAL_END - SIM_WAL_RESERVE;
 	w->storage_fault_per_10000 = neon_sim_below(w->sim, 2) == 0 ? 0 : 30;

@@ -191,6 +191,7 @@ struct sim_world
 	sim_check	check;
 	sim_controller controller;
 	bool		membership;		/* members change in this run */
+	bool		narrow;			/* computes often see only some of the nodes */
 	bool		faults;			/* crashes and failures may happen */
 	uint32_t	storage_fault_per_10000;
 	neon_lsn	write_limit;	/* computes stop writing here */
