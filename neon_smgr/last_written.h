@@ -11,7 +11,7 @@
 extern Size last_written_shmem_bytes(void);
 extern void last_written_init(void);
 extern void last_written_raise(const NeonRel *rel, int fork, BlockNumber block, XLogRecPtr lsn);
-/* 0 when no block that shares its place in the table has been written since the start. */
+/* 0 when the block, and those it is not told apart from, were not written since the start. */
 extern XLogRecPtr last_written_get(const NeonRel *rel, int fork, BlockNumber block);
 
 #endif							/* NEON_LAST_WRITTEN_H */

@@ -143,10 +143,7 @@ block_lsn(const NeonRel *rel, int fork, BlockNumber block, const RelationInfo *i
 	 */
 	if (fork == NEON_FORK_VM && written != InvalidXLogRecPtr)
 		written = Max(written, neon_insert_lsn());
-	if (block >= info->fork[fork].settled_end)
-		written = Max(written, info->fork[fork].growth_lsn);
-	else
-		written = Max(written, info->fork[fork].settled_lsn);
+	written = Max(written, relation_growth_lsn(&info->fork[fork], block));
 	return Max(written, relation_lsn(info));
 }
 

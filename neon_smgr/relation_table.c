@@ -21,13 +21,14 @@
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
 #include "utils/hsearch.h"
+#include "utils/timestamp.h"
 
 #include "neon_smgr.h"
 #include "relation_table.h"
 
 #define NEON_RELATION_PARTITIONS	16
 #define NEON_RELATION_EVICT_BATCH	8
-#define SETTLE_BYTES				(16 * 1024 * 1024)	/* of WAL, after which growth counts as settled */
+#define SETTLE_MS					1000	/* after which the page source is expected to have ingested a growth */
 
 static HTAB *tables[NEON_RELATION_PARTITIONS];
 static LWLockPadded *locks;
@@ -188,7 +189,7 @@ relation_learn_size(const NeonRel *rel, int fork, BlockNumber nblocks)
 		f->nblocks = nblocks;
 		/* Blocks may have been written before anybody asked for the size; they are below it. */
 		f->written_end = Max(f->written_end, nblocks);
-		f->settled_end = nblocks;	/* nothing more than the relation's LSN is needed for these */
+		f->growth[GROWTH_SETTLED].end = nblocks;	/* nothing more than the relation's LSN is needed for these */
 		if (nblocks > 0)
 			f->existence = NEON_EXISTS_YES;
 	}
@@ -224,7 +225,7 @@ relation_create_fork(const NeonRel *rel, int fork, NeonPersistence persistence, 
 		f->size_known = true;
 		f->nblocks = 0;
 		f->written_end = 0;
-		f->settled_end = 0;
+		memset(f->growth, 0, sizeof(f->growth));
 	}
 	unlock_entry(rel);
 	return fresh;
@@ -243,12 +244,49 @@ relation_extend(const NeonRel *rel, int fork, BlockNumber nblocks)
 	unlock_entry(rel);
 }
 
+/* The fork grows to end blocks; a fork that grows all the time never has an old growth, but an old candidate. */
+static void
+note_growth(RelationFork *f, BlockNumber end, XLogRecPtr lsn, TimestampTz now)
+{
+	Growth	   *g = f->growth;
+	XLogRecPtr	commit_lsn = neon_commit_lsn();
+
+	if (g[GROWTH_NEWEST].end > 0 && g[GROWTH_NEWEST].lsn <= commit_lsn)
+	{
+		if (lsn > commit_lsn)
+			g[GROWTH_COMMITTED] = g[GROWTH_NEWEST];
+		if (TimestampDifferenceExceeds(g[GROWTH_NEWEST].time, now, SETTLE_MS))
+			g[GROWTH_SETTLED] = g[GROWTH_CANDIDATE] = g[GROWTH_NEWEST];
+	}
+	if (TimestampDifferenceExceeds(g[GROWTH_CANDIDATE].time, now, SETTLE_MS))
+	{
+		if (g[GROWTH_CANDIDATE].end > 0 && g[GROWTH_CANDIDATE].lsn <= commit_lsn)
+			g[GROWTH_SETTLED] = g[GROWTH_CANDIDATE];
+		g[GROWTH_CANDIDATE] = g[GROWTH_NEWEST];
+	}
+	g[GROWTH_NEWEST].end = end;
+	g[GROWTH_NEWEST].lsn = Max(g[GROWTH_NEWEST].lsn, lsn);
+	g[GROWTH_NEWEST].time = now;
+}
+
+XLogRecPtr
+relation_growth_lsn(const RelationFork *f, BlockNumber block)
+{
+	XLogRecPtr	lsn = f->growth[GROWTH_NEWEST].lsn;
+
+	for (int i = 0; i < GROWTHS; i++)
+		if (block < f->growth[i].end)
+			lsn = Min(lsn, f->growth[i].lsn);
+	return lsn;
+}
+
 bool
 relation_note_written(const NeonRel *rel, int fork, BlockNumber block, XLogRecPtr lsn, bool logged)
 {
 	LWLock	   *lock = lock_of(rel);
 	RelationInfo *entry;
 	RelationFork *f;
+	TimestampTz now;
 	bool		pins = false;
 	bool		done = false;
 
@@ -267,6 +305,7 @@ relation_note_written(const NeonRel *rel, int fork, BlockNumber block, XLogRecPt
 	if (done)
 		return pins;
 
+	now = GetCurrentTimestamp();
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	entry = hash_search(tables[partition_of(rel)], rel, HASH_FIND, NULL);
 	if (entry != NULL)
@@ -279,13 +318,8 @@ relation_note_written(const NeonRel *rel, int fork, BlockNumber block, XLogRecPt
 			 * Blocks below that were never written are zeros, which the page source knows only once it has the WAL that
 			 * made it extend the fork to this block.
 			 */
-			if (f->growth_lsn > f->settled_lsn + SETTLE_BYTES)
-			{
-				f->settled_end = f->written_end;
-				f->settled_lsn = f->growth_lsn;
-			}
+			note_growth(f, block + 1, lsn, now);
 			f->written_end = block + 1;
-			f->growth_lsn = Max(f->growth_lsn, lsn);
 		}
 		/* Init forks are written without being extended. */
 		if (f->size_known && block >= f->nblocks)
@@ -308,7 +342,8 @@ relation_truncate(const NeonRel *rel, int fork, BlockNumber nblocks, XLogRecPtr 
 	f->size_known = true;
 	f->nblocks = nblocks;
 	f->written_end = Min(f->written_end, nblocks);
-	f->settled_end = Min(f->settled_end, nblocks);
+	for (int i = 0; i < GROWTHS; i++)
+		f->growth[i].end = Min(f->growth[i].end, nblocks);
 	unlock_entry(rel);
 }
 
@@ -321,21 +356,6 @@ relation_set_pins(const NeonRel *rel, int fork, bool has_pins)
 	if (has_pins)
 		entry->changed = true;
 	unlock_entry(rel);
-}
-
-void
-relation_raise_floor_if_known(const NeonRel *rel, XLogRecPtr floor)
-{
-	RelationInfo *entry;
-
-	LWLockAcquire(lock_of(rel), LW_EXCLUSIVE);
-	entry = hash_search(tables[partition_of(rel)], rel, HASH_FIND, NULL);
-	if (entry != NULL)
-	{
-		entry->floor = Max(entry->floor, floor);
-		entry->changed = true;
-	}
-	LWLockRelease(lock_of(rel));
 }
 
 void

@@ -7,6 +7,7 @@
 #define NEON_RELATION_TABLE_H
 
 #include "access/transam.h"
+#include "datatype/timestamp.h"
 
 #include "pagestore.h"
 
@@ -17,6 +18,27 @@ typedef enum NeonExistence
 	NEON_EXISTS_YES
 } NeonExistence;
 
+/* WAL up to lsn makes the fork at least `end` blocks long. */
+typedef struct Growth
+{
+	BlockNumber end;
+	XLogRecPtr	lsn;
+	TimestampTz time;			/* when it was seen */
+} Growth;
+
+/*
+ * A read of a block needs the page source to have seen the fork grow past it.  The newest growth would do for every block, but
+ * reads of old blocks would then wait for the newest WAL, and for ever without a quorum; so some earlier ones are kept.
+ */
+typedef enum GrowthKind
+{
+	GROWTH_NEWEST,
+	GROWTH_COMMITTED,			/* the last one the quorum had when the next one came */
+	GROWTH_CANDIDATE,			/* waits until it is old enough to be settled */
+	GROWTH_SETTLED,				/* the page source has very likely seen it */
+	GROWTHS
+} GrowthKind;
+
 typedef struct RelationFork
 {
 	uint8		existence;		/* NeonExistence */
@@ -24,9 +46,7 @@ typedef struct RelationFork
 	bool		has_pins;		/* a file of pinned pages exists */
 	BlockNumber nblocks;		/* the size the server sees; valid if size_known */
 	BlockNumber written_end;	/* no block at or past this has ever left shared_buffers with content */
-	XLogRecPtr	growth_lsn;		/* WAL up to here makes the fork written_end blocks long */
-	BlockNumber settled_end;	/* the same at an earlier time, */
-	XLogRecPtr	settled_lsn;	/* so that reads of old blocks need not wait for the newest growth */
+	Growth		growth[GROWTHS];	/* ... and what made it that long, now and earlier */
 } RelationFork;
 
 typedef struct RelationInfo
@@ -61,10 +81,10 @@ extern void relation_extend(const NeonRel *rel, int fork, BlockNumber nblocks);
  * asked for it from now on.  Returns has_pins.
  */
 extern bool relation_note_written(const NeonRel *rel, int fork, BlockNumber block, XLogRecPtr lsn, bool logged);
+/* WAL that makes the fork long enough to have the block; 0 when it had it at the start. */
+extern XLogRecPtr relation_growth_lsn(const RelationFork *f, BlockNumber block);
 extern void relation_truncate(const NeonRel *rel, int fork, BlockNumber nblocks, XLogRecPtr floor);
 extern void relation_set_pins(const NeonRel *rel, int fork, bool has_pins);
-/* Nothing happens if the relation has been dropped. */
-extern void relation_raise_floor_if_known(const NeonRel *rel, XLogRecPtr floor);
 extern void relation_keep_unlogged(const NeonRel *rel);
 extern void relation_forget(const NeonRel *rel);
 

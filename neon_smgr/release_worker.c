@@ -4,7 +4,7 @@
  * Every round it looks at the pinned pages of every relation that has some, a bounded number at a time, under the fork's pin
  * lock, and classifies them again.  A page goes when its reason is gone (the transaction or vacuum has ended) and the quorum
  * has its WAL.  A page of an index build goes when the transaction that created the relation has ended: it has logged it by
- * then, perhaps without writing it again (sorted GiST builds), so the relation's floor is raised to the end of WAL.
+ * then, perhaps without writing it again (sorted GiST builds), so the page's last change is taken to be the end of WAL.
  * Nothing is logged from here: a pinned page may be older than the same page in shared_buffers.
  *
  * Sequences stay pinned.  So does the FSM, of which a clean stop logs images, or a compute that starts from nothing would
@@ -31,6 +31,7 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 
+#include "last_written.h"
 #include "neon_smgr.h"
 #include "page_class.h"
 #include "pagestore.h"
@@ -62,12 +63,16 @@ may_go(const NeonRel *rel, int fork, BlockNumber block, const char *page, void *
 	PageClass	class = page_classify(fork, page);
 	bool		goes = false;
 
+	/* Not the page's own LSN: its last change may not have set it (page_last_change), and a read would wait for that. */
 	if (class == PAGE_IMPLIED)
-		goes = PageGetLSN((Page) page) <= round->commit_lsn;
+		goes = last_written_get(rel, fork, block) <= round->commit_lsn;
 	else if (class == PAGE_PIN_BUILD && round->build_over)
 	{
+		XLogRecPtr	lsn = neon_insert_lsn();
+
 		goes = true;
-		(void) relation_note_written(rel, fork, block, neon_insert_lsn(), true);
+		last_written_raise(rel, fork, block, lsn);
+		(void) relation_note_written(rel, fork, block, lsn, true);
 		if (page_source->note_write)
 			page_source->note_write(rel, fork, block, page);
 	}
@@ -86,8 +91,6 @@ release_fork(const RelationInfo *info, int fork)
 		return;
 	round.build_over = TransactionIdIsValid(info->creator) && !info->keep_unlogged &&
 		TransactionIdPrecedes(info->creator, GetOldestActiveTransactionId());
-	if (round.build_over)
-		relation_raise_floor_if_known(&info->rel, neon_insert_lsn());
 	while (pinned_scan(&info->rel, fork, &block, PAGES_PER_LOCK, may_go, &round))
 		CHECK_FOR_INTERRUPTS();
 	pinned_tidy(&info->rel, fork);
