@@ -132,7 +132,17 @@ ps_wal_stream_open(PsTimeline *tl)
 		MemoryContextDelete(context);
 		return NULL;
 	}
-	s->status = ps_ingest_status_open(tl);
+	PG_TRY();
+	{
+		s->status = ps_ingest_status_open(tl);
+	}
+	PG_CATCH();
+	{
+		ps_writer_detach(tl);
+		MemoryContextDelete(context);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 	s->probe_delay_ms = MIN_PROBE_MS;
 	/* Not all timelines begin with the same safekeeper. */
 	s->link.safekeeper = ps_timeline_id(tl)->b[0] % s->nsafekeepers;
@@ -198,9 +208,11 @@ ps_wal_stream_refresh(PsWalStream *s)
 	/* resume_ingest() removes the status file; a new one has no quarantine. */
 	if (s->status->state == PS_INGEST_QUARANTINED)
 	{
+		PsIngestStatus *fresh = ps_ingest_status_open(s->tl);
+
 		ps_ingest_status_close(s->status);
-		s->status = NULL;
-		s->status = ps_ingest_status_open(s->tl);
+		fresh->worker_pid = MyProcPid;	/* it may have been the same file */
+		s->status = fresh;
 	}
 }
 
@@ -627,6 +639,8 @@ recover(PsWalStream *s, ErrorData *edata)
 	reset_ingest(s);
 	s->retry_at = GetCurrentTimestamp() + Min(MIN_RETRY_MS << Min(s->failures, 6), MAX_RETRY_MS) * INT64CONST(1000);
 	s->failures++;
+	if (s->nsafekeepers > 0)	/* what is damaged here may be whole elsewhere */
+		s->link.safekeeper = (s->link.safekeeper + 1) % s->nsafekeepers;
 	if (s->status->state != PS_INGEST_QUARANTINED)
 		s->status->state = PS_INGEST_WAITING;
 }

@@ -16,6 +16,7 @@
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/lwlock.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -72,29 +73,64 @@ at_exit(int code, Datum arg)
 			ps_wal_stream_forgive(streams[slot]);
 }
 
-/* Open streams of timelines that came, close those of timelines that went or lost their safekeepers. */
+/* Open, refresh or close the stream of one slot. */
+static void
+follow_slot(int slot)
+{
+	PsTimeline *tl = ps_timeline_by_slot(slot);
+
+	if (streams[slot] != NULL && ps_wal_stream_is_live(streams[slot]))
+		ps_wal_stream_refresh(streams[slot]);
+	if (streams[slot] != NULL && !ps_wal_stream_is_live(streams[slot]))
+	{
+		PsWalStream *s = streams[slot];
+
+		streams[slot] = NULL;
+		ps_wal_stream_close(s);
+	}
+	if (streams[slot] == NULL && tl != NULL)
+		streams[slot] = ps_wal_stream_open(tl);
+}
+
+/* One timeline whose catalog row or files are in trouble must not stop the others. */
+static bool
+follow_slot_safely(int slot)
+{
+	MemoryContext old = CurrentMemoryContext;
+	volatile bool ok = true;
+
+	PG_TRY();
+	{
+		follow_slot(slot);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(old);
+		EmitErrorReport();
+		FlushErrorState();
+		LWLockReleaseAll();
+		if (IsTransactionState())
+			AbortCurrentTransaction();
+		MemoryContextSwitchTo(old);
+		ok = false;
+	}
+	PG_END_TRY();
+	return ok;
+}
+
+/* Streams of timelines that came, went, or whose safekeepers changed. */
 static void
 follow_table(void)
 {
 	uint64		generation = pg_atomic_read_u64(&ps_shared->table_generation);
+	bool		all_ok = true;
 
 	if (generation == seen_generation)
 		return;
 	for (int slot = worker_number; slot < ps_max_timelines; slot += ingest_workers)
-	{
-		PsTimeline *tl = ps_timeline_by_slot(slot);
-
-		if (streams[slot] != NULL && ps_wal_stream_is_live(streams[slot]))
-			ps_wal_stream_refresh(streams[slot]);
-		if (streams[slot] != NULL && !ps_wal_stream_is_live(streams[slot]))
-		{
-			ps_wal_stream_close(streams[slot]);
-			streams[slot] = NULL;
-		}
-		if (streams[slot] == NULL && tl != NULL)
-			streams[slot] = ps_wal_stream_open(tl);
-	}
-	seen_generation = generation;
+		all_ok &= follow_slot_safely(slot);
+	if (all_ok)
+		seen_generation = generation;
 }
 
 static void

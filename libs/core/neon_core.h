@@ -58,7 +58,7 @@ typedef enum neon_key_kind
 	NEON_KEY_NEXT_XID = 8,		/* be64 full transaction id, exact: a version for every change */
 	NEON_KEY_TWOPHASE = 9,		/* rel = xid: content of the two-phase state file, empty when removed */
 	NEON_KEY_AUX_FILE = 10,		/* spc db rel blk = 128-bit hash of the path: path, NUL, content; path, NUL when removed */
-	NEON_KEY_COMMIT_TIME = 11,	/* blk = second since 2000-01-01 of a commit: be64 TimestampTz, a version a commit */
+	NEON_KEY_COMMIT_TIME = 11,	/* blk = second since 2000-01-01 of a commit: be64 TimestampTz, be64 end of the record before; a version a commit */
 	NEON_KEY_REPL_ORIGIN = 12,	/* rel = origin id: be64 remote LSN, 0 when dropped */
 	NEON_KEY_KIND_COUNT
 } neon_key_kind;
