@@ -1,0 +1,144 @@
+# With one sync taken out, the crash of 010_fsync.pl is noticed: commits are lost, or the node says what it misses.
+#
+# The servers are the same; the disk (test/shim) says of some files that they are durable when they are not.
+# SPDX-License-Identifier: Apache-2.0
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use CrashDisk;
+use Ledger;
+use NeonCluster;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+my @SK = map { "safekeeper-$_" } 1 .. 3;
+my @STORAGE = (@SK, 'pageserver-1');
+my $t0 = time;
+sub lap { diag(sprintf '%5.1f s %s', time - $t0, $_[0]) if $ENV{NEON_LAPS}; }
+
+my $c = NeonCluster->new(conf => {
+		(map { $_ => "checkpoint_timeout = 1h\nneon_safekeeper.checkpoint_interval = 1h\n" } @SK), 'pageserver-1' => "checkpoint_timeout = 1h\n" });
+my $d = CrashDisk->new($c, @STORAGE);
+$d->start($_) for @STORAGE;
+$c->start;
+my $main = $c->status->{main}{dir};
+my $sk_dir = $d->timeline_dir('safekeeper-1');
+$sk_dir =~ s{^.*/(neon_safekeeper/)}{$1};
+$c->sql('main', 'CREATE TABLE ledger (w int, seq int, pad text, PRIMARY KEY (w, seq)); CREATE EXTENSION amcheck');
+$c->stop('main');
+$c->stop($_) for @STORAGE;
+$d->save($_) for @STORAGE;
+lap('cluster');
+
+sub back_to_good
+{
+	$d->kill9('main', @STORAGE);
+	system('rm', '-rf', $main);
+	$d->restore($_) for @STORAGE;
+	$d->start($_) for @STORAGE;
+	$c->start('main');
+	lap('good again');
+}
+
+# Commits for a moment, with the disks of the nodes as they are told; then the crash of all.  What is missing afterwards, or why it does not start.
+my $ledgers = 0;
+sub lost_after_crash
+{
+	my ($before, %control) = @_;
+	my $l = Ledger->new(dir => "$c->{tmp}/ledger" . ++$ledgers, writers => 2, dsn => [ Ledger::dsn_of_uri($c->uri('main')) ]);
+	$c->sql('main', 'INSERT INTO ledger VALUES (0, 0)');
+	$d->control($_, @{ $control{$_} }) for keys %control;
+	$c->sql('main', $before) if $before;
+	$l->start;
+	sleep 1;
+	$d->kill9('main', @STORAGE);
+	$l->stop;
+	system('rm', '-rf', $main);
+	$d->lose($_) for @STORAGE;
+	$d->start($_) for @STORAGE;
+	my ($acked, $missing) = eval { $c->start('main'); $l->check };
+	return $@ || { acked => $acked, missing => scalar @$missing };
+}
+
+sub lost_is
+{
+	my ($lost, $what) = @_;
+	my $ok = ref $lost && $lost->{missing} > 0;
+	ok($ok, $what . (ref $lost ? ": $lost->{missing} of $lost->{acked} are lost" : '')) or diag(ref $lost ? '' : $lost);
+}
+
+# ---- nothing taken out: what follows is the mutants' doing ----
+back_to_good();
+my $lost = lost_after_crash('SELECT pg_switch_wal()');
+is(ref $lost ? $lost->{missing} : $lost, 0, 'with all syncs nothing is lost');
+lap('control');
+
+# ---- the safekeepers' WAL ----
+back_to_good();
+lost_is(lost_after_crash(undef, map { $_ => ["ignore fdatasync $sk_dir/0000*"] } @SK), 'WAL is not synced: acknowledged commits');
+is(join(' ', map { $d->safekeeper($_)->{state} } @SK), 'active active active', 'and the safekeepers cannot know');
+lap('wal');
+
+back_to_good();
+lost_is(lost_after_crash('SELECT pg_switch_wal()', map { $_ => ["ignore fsync $sk_dir"] } @SK),
+	'names of new segments are not synced: acknowledged commits');
+lap('names');
+
+# one liar is not a quorum
+back_to_good();
+$lost = lost_after_crash(undef, 'safekeeper-2' => ["ignore fdatasync $sk_dir/0000*"]);
+is(ref $lost ? $lost->{missing} : $lost, 0, 'one safekeeper that does not sync: nothing is lost');
+lap('one');
+
+# ---- a safekeeper's catalog ----
+back_to_good();
+my $before = $d->safekeeper('safekeeper-3');
+$d->control('safekeeper-3', 'ignore sync pg_wal/*');
+$c->stop('main');
+$c->start('main');
+$c->sql('main', 'INSERT INTO ledger VALUES (0, 1)');
+ok($c->poll('safekeeper 3 votes', 30, sub { $d->safekeeper('safekeeper-3')->{term} > $before->{term} }), 'safekeeper 3 takes part in an election');
+my $voted = $d->safekeeper('safekeeper-3');
+$d->kill9('safekeeper-3');
+$d->lose('safekeeper-3');
+$d->start('safekeeper-3');
+my $after = $d->safekeeper('safekeeper-3');
+is("$after->{term} $after->{file_term}", "$before->{term} $voted->{term}", 'its catalog is not synced: it has forgotten a vote');
+is("$after->{state}: $after->{problem}",
+	"broken: the catalog has forgotten votes: it has term $before->{term}, the term file $voted->{term}", 'it says so, and does not vote');
+$c->kill9('safekeeper-1');
+my ($rc, $out, $err) = $c->psql_uri($c->uri('main'), "SET statement_timeout = '2s'; INSERT INTO ledger VALUES (0, 2)", timeout => 4);
+isnt($rc, 0, 'with one more away there is no quorum, though two run');
+lap('catalog');
+
+# ---- layers of the pageserver ----
+my $log_at = 0;
+sub new_log { my $log = CrashDisk::slurp("$c->{dir}/logs/pageserver-1.log"); my $new = substr $log, $log_at; $log_at = length $log; return $new; }
+
+for my $m ([ 'content of layers', sub { "ignore sync $_[0]/delta-*" }, qr/is damaged|could not open|could not read/ ],
+	[ 'names of layers', sub { "ignore fsync $_[0]" }, qr/could not open layer file/ ])
+{
+	my ($what, $line, $message) = @$m;
+	back_to_good();
+	chomp(my $dir = `find $c->{dir}/pageserver-1/neon_pageserver -name 'image-*' -printf '%h'`);
+	$dir =~ s{^.*/(neon_pageserver/)}{$1};
+	$d->control('pageserver-1', $line->($dir));
+	$c->sql('main', q{INSERT INTO ledger SELECT 3, g, repeat('x', 100) FROM generate_series(1, 20000) g});
+	$c->node_sql('pageserver-1', q{SELECT neon_pageserver.checkpoint()});
+	my @files = split /\n/, $c->node_sql('pageserver-1', q{SELECT file FROM neon_pageserver.layer WHERE file LIKE 'delta-%'});
+	cmp_ok(scalar @files, '>', 0, "$what are not synced: rows for " . @files . ' files');
+	$d->kill9('main', 'pageserver-1');
+	system('rm', '-rf', $main);
+	$d->lose('pageserver-1');
+	new_log();
+	$d->start('pageserver-1');
+	eval { $c->start('main'); $c->sql('main', q{SELECT count(*), sum(length(pad)) FROM ledger; SELECT bt_index_check('ledger_pkey', true)}) };
+	my $error = $@;
+	my $log = new_log();
+	isnt($error, '', 'who reads them gets an error');
+	ok((grep { $log =~ /ERROR:  .*$message/ && $log =~ /ERROR:  .*\Q$_\E/ } @files) > 0, 'that names the layer') or diag($log);
+	lap($what);
+}
+
+done_testing();
