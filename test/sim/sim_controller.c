@@ -108,8 +108,11 @@ find_source(const sim_controller *t)
 static void
 step_pull(sim_controller *t)
 {
-	sim_node   *source = find_source(t);
+	sim_node   *source;
 
+	for (uint32_t m = 0; m < t->conf.n_members; m++)
+		(void) sim_node_configure(node_of(t, t->conf.members[m]), &t->conf);
+	source = find_source(t);
 	if (source == NULL)
 		return;
 	for (uint32_t m = 0; m < t->conf.n_new_members; m++)
