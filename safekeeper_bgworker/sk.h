@@ -124,6 +124,7 @@ typedef struct SkTimelineRow
 	XLogRecPtr	commit_lsn;
 	XLogRecPtr	truncate_lsn;
 	neon_term_history *history; /* palloc'd */
+	bool		damaged;		/* some columns make no sense; the ids do */
 } SkTimelineRow;
 
 extern bool sk_catalog_exists(void);

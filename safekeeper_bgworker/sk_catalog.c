@@ -84,8 +84,8 @@ column_lsn(HeapTuple tuple, int column)
 	return lsn;
 }
 
-/* A row of ROW_COLUMNS; memory comes from the current context. */
-static void
+/* A row of ROW_COLUMNS; memory comes from the current context.  False: not even its ids make sense. */
+static bool
 decode_row(HeapTuple tuple, SkTimelineRow *row)
 {
 	uint32		generation;
@@ -100,12 +100,9 @@ decode_row(HeapTuple tuple, SkTimelineRow *row)
 	row->term = strtou64(column_text(tuple, 9), NULL, 10);
 	row->commit_lsn = column_lsn(tuple, 11);
 	row->truncate_lsn = column_lsn(tuple, 12);
-	if (!neon_id_parse(column_text(tuple, 1), &row->tenant) || !neon_id_parse(column_text(tuple, 2), &row->timeline) ||
-		!neon_configuration_parse(column_text(tuple, 8), generation, &row->conf) ||
-		!neon_history_parse(column_text(tuple, 10), row->history))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("the catalog row of timeline \"%s\" is damaged", column_text(tuple, 2))));
+	row->damaged = !neon_configuration_parse(column_text(tuple, 8), generation, &row->conf) ||
+		!neon_history_parse(column_text(tuple, 10), row->history);
+	return neon_id_parse(column_text(tuple, 1), &row->tenant) && neon_id_parse(column_text(tuple, 2), &row->timeline);
 }
 
 List *
@@ -120,8 +117,12 @@ sk_catalog_load(MemoryContext context)
 		MemoryContext old = MemoryContextSwitchTo(context);
 		SkTimelineRow *row = palloc(sizeof(SkTimelineRow));
 
-		decode_row(SPI_tuptable->vals[i], row);
-		rows = lappend(rows, row);
+		if (decode_row(SPI_tuptable->vals[i], row))
+			rows = lappend(rows, row);
+		else
+			ereport(WARNING,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("a timeline of the safekeeper's catalog has the malformed id \"%s\"", column_text(SPI_tuptable->vals[i], 2))));
 		MemoryContextSwitchTo(old);
 	}
 	SPI_finish();
@@ -143,7 +144,11 @@ sk_catalog_find(const neon_id *tenant, const neon_id *timeline, SkTimelineRow *r
 	{
 		MemoryContext old = MemoryContextSwitchTo(caller);
 
-		decode_row(SPI_tuptable->vals[0], row);
+		if (!decode_row(SPI_tuptable->vals[0], row) || row->damaged)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("the catalog row of timeline \"%s\" is damaged", column_text(SPI_tuptable->vals[0], 2)),
+					 errhint("Drop the timeline here and create it anew: this safekeeper then joins as an empty one.")));
 		MemoryContextSwitchTo(old);
 	}
 	SPI_finish();

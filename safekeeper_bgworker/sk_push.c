@@ -52,6 +52,7 @@ typedef struct Push
 	bool		locked;
 	size_t		batch_bytes;
 	bool		flush_due;
+	neon_msg_refusal refusal;	/* what was answered before the stream ends */
 	bool		refused;
 	char	   *reply;			/* NEON_CONSENSUS_MAX_CONTROL_BYTES */
 
@@ -316,8 +317,8 @@ end_batch(Push *p)
 	if (p->refused)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the proposer was refused"),
-				 errdetail("The last message of the stream says why.")));
+				 errmsg("the proposer was refused: %s", neon_refusal_text(p->refusal.reason)),
+				 errdetail("%s", p->refusal.text)));
 }
 
 static void
@@ -344,6 +345,7 @@ handle_message(Push *p, const char *data, int len)
 			break;
 		case NEON_ACCEPTOR_REFUSED:
 			queue_reply(p, &w);
+			(void) neon_decode_refusal(w.buf, w.len, &p->refusal);
 			p->refused = true;
 			end_batch(p);
 			break;
@@ -417,7 +419,8 @@ leave_transaction(FunctionCallInfo fcinfo)
 	if (fcinfo->context == NULL || !IsA(fcinfo->context, CallContext) || castNode(CallContext, fcinfo->context)->atomic)
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("wal_push cannot run inside a transaction block")));
+				 errmsg("wal_push cannot run inside a transaction block"),
+				 errhint("Send CALL by itself.")));
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	SPI_commit();
 	SPI_finish();
@@ -438,7 +441,8 @@ find_timeline(const neon_id *tenant, const neon_id *timeline, uint64 *generation
 	if (slot == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("there is no such timeline on this safekeeper")));
+				 errmsg("there is no such timeline on this safekeeper"),
+				 errhint("Create it with neon_safekeeper.create_timeline().")));
 	if (pg_atomic_read_u32(&slot->state) == SK_SLOT_BROKEN)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -477,7 +477,8 @@ take_over(Port *port, Session *s)
 	if (s->slot == NULL)
 		ereport(FATAL,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("there is no such timeline on this safekeeper")));
+				 errmsg("there is no such timeline on this safekeeper"),
+				 errhint("Create it with neon_safekeeper.create_timeline().")));
 	if (pg_atomic_read_u32(&s->slot->state) == SK_SLOT_BROKEN)
 		ereport(FATAL,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

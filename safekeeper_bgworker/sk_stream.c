@@ -345,7 +345,10 @@ sk_stream_abandon(SkStream *s)
 		switch (read_some(s, need - have))
 		{
 			case 0:
+				/* A cancel has nothing left to cancel, and no error may be thrown out of the handler of another. */
+				HOLD_CANCEL_INTERRUPTS();
 				sk_stream_wait(-1);
+				RESUME_CANCEL_INTERRUPTS();
 				break;
 			case -1:
 				return;

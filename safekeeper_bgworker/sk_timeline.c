@@ -63,7 +63,8 @@ sk_check_tenant_access(const neon_id *tenant, Oid roleid, bool is_superuser, con
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("permission denied for tenant %s", tenant_text)));
+			 errmsg("permission denied for tenant %s", tenant_text),
+			 errhint("Connect as the role of that tenant.")));
 }
 
 static void
@@ -492,6 +493,8 @@ load_slot(SkSlot *slot, const SkTimelineRow *row)
 	char		dir[MAXPGPATH];
 	const char *problem;
 
+	if (row->damaged)
+		return "its catalog row is damaged";
 	sk_timeline_dir(&row->tenant, &row->timeline, dir);
 	problem = check_termfile(row, dir);
 	if (!fill_slot(slot, row))

@@ -15,7 +15,7 @@ set_valid(const uint64_t *ids, uint32_t n)
 		return false;
 	for (uint32_t i = 0; i < n; i++)
 	{
-		if (ids[i] == 0)
+		if (ids[i] == 0 || ids[i] > NEON_CONSENSUS_MAX_NUMBER)
 			return false;
 		for (uint32_t j = 0; j < i; j++)
 			if (ids[j] == ids[i])

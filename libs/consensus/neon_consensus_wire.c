@@ -146,7 +146,7 @@ neon_decode_vote_request(const uint8_t *p, size_t len, neon_msg_vote_request *m)
 		return false;
 	m->generation = neon_get_u32(&r);
 	m->term = neon_get_u64(&r);
-	return done(&r) && m->term > 0;
+	return done(&r) && m->term > 0 && m->term <= NEON_CONSENSUS_MAX_NUMBER;
 }
 
 void

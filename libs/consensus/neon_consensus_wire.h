@@ -28,6 +28,9 @@
 
 typedef uint64_t neon_term;		/* 0: never; the first election has 1 */
 
+/* Terms and node ids are kept in catalogs as signed numbers: what is larger does not decode. */
+#define NEON_CONSENSUS_MAX_NUMBER	((uint64_t) INT64_MAX)
+
 typedef enum neon_consensus_tag
 {
 	/* proposer to acceptor */

@@ -21,7 +21,7 @@ neon_history_valid(const neon_term_history *h)
 		return false;
 	for (uint32_t i = 0; i < h->n; i++)
 	{
-		if (h->e[i].term == 0 || h->e[i].lsn == NEON_LSN_INVALID)
+		if (h->e[i].term == 0 || h->e[i].term > NEON_CONSENSUS_MAX_NUMBER || h->e[i].lsn == NEON_LSN_INVALID)
 			return false;
 		if (i > 0 && (h->e[i].term <= h->e[i - 1].term || h->e[i].lsn < h->e[i - 1].lsn))
 			return false;
