@@ -38,6 +38,7 @@
 
 #define MAX_COMMAND_BYTES	(64 * 1024)
 #define MAX_TOKENS			32
+#define MAX_SHOWN_BYTES		64		/* of an unknown word in a message */
 
 /* What the startup packet named. */
 typedef struct Target
@@ -85,7 +86,7 @@ set_option(Target *target, const char *name, const char *value)
 	{
 		errno = 0;
 		target->term = strtou64(value, &end, 10);
-		if (errno != 0 || end == value || *end != '\0')
+		if (errno != 0 || !isdigit((unsigned char) value[0]) || *end != '\0')
 			ereport(FATAL,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("invalid term: \"%s\"", value)));
@@ -339,11 +340,17 @@ execute_command(Session *s, char *command)
 		ereport(FATAL,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("the timeline was dropped")));
+	/* It is shown in pg_stat_activity and repeated in messages. */
+	(void) pg_verify_mbstr(PG_UTF8, command, (int) strlen(command), false);
 	pgstat_report_activity(STATE_RUNNING, command);
-	if (pg_strcasecmp(verb, "IDENTIFY_SYSTEM") == 0)
+	if (pg_strcasecmp(verb, "IDENTIFY_SYSTEM") == 0 && n == 1)
 		identify_system(s);
 	else if (pg_strcasecmp(verb, "SHOW") == 0 && n == 2)
 		show(s, tokens[1]);
+	else if (pg_strcasecmp(verb, "IDENTIFY_SYSTEM") == 0 || pg_strcasecmp(verb, "SHOW") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("syntax error in %s", verb)));
 	else if (pg_strcasecmp(verb, "START_REPLICATION") == 0)
 		start_replication(s, tokens, n);
 	else if (pg_strcasecmp(verb, "TIMELINE_HISTORY") == 0)
@@ -356,7 +363,8 @@ execute_command(Session *s, char *command)
 	else
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("a safekeeper's replication connection does not know the command \"%s\"", verb),
+				 errmsg("a safekeeper's replication connection does not know the command \"%s\"",
+						pnstrdup(verb, pg_encoding_mbcliplen(PG_UTF8, verb, (int) strlen(verb), MAX_SHOWN_BYTES))),
 				 errhint("It knows IDENTIFY_SYSTEM, SHOW and START_REPLICATION.")));
 }
 

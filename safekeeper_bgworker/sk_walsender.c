@@ -108,9 +108,9 @@ send_keepalive(Sender *s, bool ask_reply)
 {
 	char	   *p = sk_stream_reserve(&s->stream, KEEPALIVE_BYTES);
 
-	/* The walsender's keepalive says how far it sent; ours is never above what may be read. */
+	/* The walsender's keepalive says how far it sent; ours is never above what may be read, also if the client asked for more. */
 	p[0] = 'k';
-	put_u64(p + 1, s->sent_lsn);
+	put_u64(p + 1, Min(s->sent_lsn, Max(readable_end(s), s->slot->start_lsn)));
 	put_u64(p + 9, GetCurrentTimestamp());
 	p[17] = ask_reply ? 1 : 0;
 	s->keepalive_wanted = false;
