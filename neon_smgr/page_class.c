@@ -30,6 +30,7 @@
 #include "access/transam.h"
 #include "access/visibilitymap.h"
 #include "access/xlog.h"
+#include "commands/sequence.h"
 #include "miscadmin.h"
 #include "storage/bufpage.h"
 #include "storage/lwlock.h"
@@ -154,6 +155,12 @@ page_is_bare(Page page)
 	return true;
 }
 
+static bool
+is_sequence_page(Page page)
+{
+	return PageGetSpecialSize(page) == MAXALIGN(sizeof(uint32)) && *(uint32 *) PageGetSpecialPointer(page) == SEQUENCE_MAGIC;
+}
+
 PageClass
 page_classify(int fork, const char *cpage)
 {
@@ -174,7 +181,7 @@ page_classify(int fork, const char *cpage)
 	special = PageGetSpecialSize(page);
 	if (special == 0)
 		return heap_page_has_unlogged_state(page) ? PAGE_PIN_XID : PAGE_IMPLIED;
-	if (special == MAXALIGN(sizeof(uint32)) && *(uint32 *) PageGetSpecialPointer(page) == SEQUENCE_MAGIC)
+	if (is_sequence_page(page))
 		return PAGE_PIN_SEQUENCE;
 	if (special == MAXALIGN(sizeof(BTPageOpaqueData)))
 	{
@@ -214,6 +221,16 @@ page_forget_unlogged(int fork, char *cpage)
 	{
 		if (BTPageGetOpaque(page)->btpo_cycleid <= MAX_BT_CYCLE_ID)
 			BTPageGetOpaque(page)->btpo_cycleid = 0;
+		return;
+	}
+	if (is_sequence_page(page))
+	{
+		/* The log has the value that all prefetched ones lead up to (for an increment of 1). */
+		HeapTupleHeader tup = (HeapTupleHeader) PageGetItem(page, PageGetItemId(page, FirstOffsetNumber));
+		Form_pg_sequence_data seq = (Form_pg_sequence_data) ((char *) tup + tup->t_hoff);
+
+		seq->last_value += seq->log_cnt;
+		seq->log_cnt = 0;
 		return;
 	}
 	if (special != 0)
