@@ -15,6 +15,7 @@
 #include "access/xlogdefs.h"
 #include "fmgr.h"
 #include "storage/fd.h"
+#include "storage/ipc.h"
 #include "utils/builtins.h"
 #include "utils/pg_lsn.h"
 
@@ -70,6 +71,13 @@ fetch_base_backup(const char *conninfo, const char *tenant, const char *timeline
 	tar_reader_end(tar);
 }
 
+/* After an error, or when the session is terminated: half a directory is no use to anybody. */
+static void
+remove_fresh(int code, Datum path)
+{
+	(void) rmtree((const char *) DatumGetPointer(path), true);
+}
+
 /* (name, pageserver, tenant, timeline, lsn, prev_lsn, conf, hba): replaces what stood there */
 Datum
 ct_create_data_directory(PG_FUNCTION_ARGS)
@@ -98,10 +106,14 @@ ct_create_data_directory(PG_FUNCTION_ARGS)
 	remove_tree(fresh);
 	if (mkdir(fresh, S_IRWXU) != 0)
 		ereport(ERROR, (errcode_for_file_access(), errmsg("could not create directory \"%s\": %m", fresh)));
-	fetch_base_backup(conninfo, tenant, timeline, lsn, prev_lsn, fresh);
-	write_file(fresh, "postgresql.conf", conf);
-	write_file(fresh, "pg_hba.conf", hba);
-	write_file(fresh, "pg_ident.conf", "");
+	PG_ENSURE_ERROR_CLEANUP(remove_fresh, CStringGetDatum(fresh));
+	{
+		fetch_base_backup(conninfo, tenant, timeline, lsn, prev_lsn, fresh);
+		write_file(fresh, "postgresql.conf", conf);
+		write_file(fresh, "pg_hba.conf", hba);
+		write_file(fresh, "pg_ident.conf", "");
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(remove_fresh, CStringGetDatum(fresh));
 	remove_tree(dir);
 	if (rename(fresh, dir) != 0)
 		ereport(ERROR, (errcode_for_file_access(), errmsg("could not rename \"%s\" to \"%s\": %m", fresh, dir)));

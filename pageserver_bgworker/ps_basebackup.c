@@ -464,6 +464,30 @@ give_up(void)
 			 edata->detail ? errdetail_internal("%s", edata->detail) : 0));
 }
 
+/* The log of the compute goes on at lsn, so it must be a place where records end, and the record before must be before it. */
+static void
+check_position(PsTimeline *tl, XLogRecPtr lsn, XLogRecPtr prev_lsn)
+{
+	uint32		header = lsn % ps_timeline_wal_segment_bytes(tl) < XLOG_BLCKSZ ? SizeOfXLogLongPHD : SizeOfXLogShortPHD;
+
+	if (lsn < ps_timeline_start_lsn(tl))
+		ereport(ERROR,
+				(errcode(PS_ERR_LSN_TOO_OLD),
+				 errmsg("%X/%08X is before the timeline's start at %X/%08X", LSN_FORMAT_ARGS(lsn),
+						LSN_FORMAT_ARGS(ps_timeline_start_lsn(tl))),
+				 errhint("Ask for the branch it began from.")));
+	if (lsn % MAXIMUM_ALIGNOF != 0 || (lsn % XLOG_BLCKSZ != 0 && lsn % XLOG_BLCKSZ < header))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%X/%08X cannot be the end of a record", LSN_FORMAT_ARGS(lsn)),
+				 errhint("Take the end of log that the safekeepers agreed on.")));
+	if (prev_lsn >= lsn)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the record at %X/%08X is not before %X/%08X", LSN_FORMAT_ARGS(prev_lsn), LSN_FORMAT_ARGS(lsn)),
+				 errhint("Give the start of the last record before, or 0/0 if there is none.")));
+}
+
 PG_FUNCTION_INFO_V1(neon_ps_basebackup);
 
 Datum
@@ -481,11 +505,7 @@ neon_ps_basebackup(PG_FUNCTION_ARGS)
 
 	/* What can be wrong with the request is an ordinary error. */
 	b.lsn = PG_ARGISNULL(2) ? ps_timeline_last_record_lsn(tl) : PG_GETARG_LSN(2);
-	if (b.lsn < ps_timeline_start_lsn(tl))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("timeline begins at %X/%X, after %X/%X", LSN_FORMAT_ARGS(ps_timeline_start_lsn(tl)),
-						LSN_FORMAT_ARGS(b.lsn))));
+	check_position(tl, b.lsn, prev_lsn);
 	ps_timeline_wait_lsn(tl, b.lsn);
 	cp = make_checkpoint(&b);
 

@@ -8,10 +8,14 @@ package Hostile;
 use strict;
 use warnings;
 use Exporter 'import';
+use IO::Select;
+use IO::Socket::INET;
+use POSIX ();
 use RawPg;
+use Socket qw(MSG_PEEK);
 use Test::More;
 
-our @EXPORT = qw(node_as refused lines_of crashes max_lsn lsn_number lsn_text page_request page_answer);
+our @EXPORT = qw(proxy stop_proxy log_text node_as refused lines_of crashes max_lsn lsn_number lsn_text page_request page_answer);
 
 # A raw connection to a node.  as => 'admin', or [ tenant id, password ]; more: startup, no_auth.
 sub node_as
@@ -73,6 +77,74 @@ sub refused
 	}
 	ok(!@wrong, $name) or diag("@wrong: " . ($error ? join(' | ', map { "$_=$error->{$_}" } grep { defined $error->{$_} } qw(S C M D H)) : ''));
 }
+
+# A proxy in front of a port: after `cut` bytes from the server both sides are closed; one bit of the byte at `flip` is changed.
+# Returns its port and pid; the number of bytes that passed in a whole connection is in the file `count`.
+sub proxy
+{
+	my ($to_port, %opt) = @_;
+	my $listen = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => 0, Listen => 5, ReuseAddr => 1) or die "proxy: $!";
+	my $port = $listen->sockport;
+	my $pid = fork // die "fork: $!";
+	return ($port, $pid) if $pid;
+	$SIG{PIPE} = 'IGNORE';
+	$SIG{TERM} = sub { POSIX::_exit(0) };
+	while (my $client = $listen->accept)
+	{
+		relay($client, $to_port, %opt);
+		CORE::close($client);
+	}
+	POSIX::_exit(0);
+}
+
+sub relay
+{
+	my ($client, $to_port, %opt) = @_;
+	my $server = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $to_port) or return;
+	my $both = IO::Select->new($client, $server);
+	my $passed = 0;
+	while (1)
+	{
+		for my $from ($both->can_read)
+		{
+			my $n = sysread($from, my $bytes, 65536);
+			next if !$n;
+			if ($from == $server)
+			{
+				substr($bytes, $opt{flip} - $passed, 1) ^= chr(1 << int rand 8)
+				  if defined $opt{flip} && $opt{flip} >= $passed && $opt{flip} < $passed + $n;
+				if (defined $opt{cut} && $passed + $n >= $opt{cut})
+				{
+					syswrite($client, substr($bytes, 0, $opt{cut} - $passed)) if $opt{cut} > $passed;
+					return;
+				}
+				$passed += $n;
+			}
+			my $to = $from == $server ? $client : $server;
+			while (length $bytes)
+			{
+				my $w = syswrite($to, $bytes) or return;
+				substr($bytes, 0, $w, '');
+			}
+		}
+		continue_or_end($both) or last;
+	}
+	if ($opt{count} && open my $f, '>', $opt{count}) { print $f $passed; CORE::close($f); }
+}
+
+# Has either side closed?
+sub continue_or_end
+{
+	my ($both) = @_;
+	for my $s ($both->can_read(0))
+	{
+		my $n = recv($s, my $peek, 1, MSG_PEEK);
+		return 0 if !defined $n || !length $peek;
+	}
+	return 1;
+}
+
+sub stop_proxy { my ($pid) = @_; kill 'TERM', $pid; waitpid($pid, 0); }
 
 sub max_lsn { return 18446744073709551615; }
 sub lsn_number { my ($hi, $lo) = split m{/}, $_[0]; return hex($hi) * 4294967296 + hex($lo); }
