@@ -2,6 +2,7 @@
 #
 # Each writer is a process of its own that inserts (writer, seq) in autocommit and appends seq to its file only after the
 # server has said that the commit is done.  check() then finds every seq of every file in the database.
+# With several servers (dsns) the writers are spread over them; check() asks the one it is told of.
 # A statement whose answer was lost may or may not be there; its seq is never used again.
 #
 # SPDX-License-Identifier: Apache-2.0
@@ -16,7 +17,7 @@ use Time::HiRes qw(sleep);
 sub new
 {
 	my ($class, %a) = @_;
-	my $self = bless { dir => $a{dir}, writers => $a{writers} || 4, dsn => $a{dsn}, pids => [] }, $class;
+	my $self = bless { dir => $a{dir}, writers => $a{writers} || 4, dsn => $a{dsn}, dsns => $a{dsns}, pids => [] }, $class;
 	mkdir $self->{dir};
 	return $self;
 }
@@ -56,16 +57,18 @@ sub writer
 	my $seq = $self->{base}{$w} // 0;
 	if (open my $n, '<', "$self->{dir}/next$w") { $seq = <$n>; close $n; }
 	my $parent = getppid();
+	my @dsn = $self->{dsns} ? @{ $self->{dsns}[ $w % @{ $self->{dsns} } ] } : @{ $self->{dsn} };
 	while (getppid() == $parent)
 	{
-		my $dbh = eval { DBI->connect(@{ $self->{dsn} }, { RaiseError => 1, PrintError => 0, AutoCommit => 1 }) };
+		my $dbh = eval { DBI->connect(@dsn, { RaiseError => 1, PrintError => 0, PrintWarn => 0, AutoCommit => 1 }) };
 		if (!$dbh) { sleep 0.05; next; }
 		eval {
 			while (getppid() == $parent)
 			{
 				$seq++;
 				# the number is burnt before it is used: an unknown outcome is never retried
-				open my $o, '>', "$self->{dir}/next$w" or die; print $o $seq; close $o;
+				open my $o, '>', "$self->{dir}/next$w.new" or die; print $o $seq; close $o;
+				rename "$self->{dir}/next$w.new", "$self->{dir}/next$w" or die;
 				$dbh->do('INSERT INTO ledger VALUES (?, ?, ?)', undef, $w, $seq, 'x' x (10 + $seq % 300));
 				print $f "$seq\n";
 			}
@@ -85,8 +88,8 @@ sub stop
 # (acknowledged, missing)
 sub check
 {
-	my ($self) = @_;
-	my $dbh = DBI->connect(@{ $self->{dsn} }, { RaiseError => 1, PrintError => 0 });
+	my ($self, $dsn) = @_;
+	my $dbh = DBI->connect(@{ $dsn // $self->{dsn} }, { RaiseError => 1, PrintError => 0, PrintWarn => 0 });
 	my ($acked, @missing) = (0);
 	for my $w (1 .. $self->{writers})
 	{

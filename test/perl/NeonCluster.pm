@@ -150,6 +150,27 @@ sub kill9
 	return 1;
 }
 
+# A compute on branch main's timeline that the controller's catalog does not know, made by the same function; forced when its
+# predecessor of that name was killed.  Returns (ok, error).
+sub start_compute
+{
+	my ($self, $name, $port) = @_;
+	my ($rc, undef, $err) = $self->psql_uri($self->node_uri('controller'), qq{
+		SELECT neon_compute_tools.forget_dead_process('$name');
+		SELECT neon_compute_tools.start_compute(jsonb_build_object('name', '$name', 'tenant', tl.tenant, 'timeline', tl.id,
+			'start_lsn', tl.start_lsn, 'system_id', tl.system_id, 'wal_seg_size', tl.wal_seg_size,
+			'safekeepers', neon_controller.safekeepers_setting(tl), 'pageserver', neon_controller.tenant_connstring(ps, t),
+			'controller', neon_controller.tenant_connstring(ctl, t), 'host', '127.0.0.1', 'port', $port))
+		FROM neon_controller.branches b JOIN neon_controller.timelines tl ON tl.id = b.timeline
+			JOIN neon_controller.tenants t ON t.id = tl.tenant JOIN neon_controller.nodes ps ON ps.name = tl.pageserver
+			JOIN neon_controller.nodes ctl ON ctl.role = 'controller'
+		WHERE b.name = 'main'});
+	return ($rc == 0, $err);
+}
+
+# Pid of its postmaster, or 0.
+sub compute_pid { my ($self, $name) = @_; return $self->node_sql('controller', "SELECT coalesce(neon_compute_tools.process_pid('$name'), 0)"); }
+
 sub tail_logs
 {
 	my ($self) = @_;
@@ -166,8 +187,9 @@ sub destroy
 {
 	my ($self) = @_;
 	return if $self->{gone}++;
+	if ($ENV{NEON_KEEP}) { system("$NEON_LOCAL stop -D $self->{dir} -m immediate >/dev/null 2>&1"); return; }
 	system("$NEON_LOCAL destroy -D $self->{dir} >/dev/null 2>&1") if -e "$self->{dir}/neon_local.conf";
-	system('rm', '-rf', $self->{tmp}) unless $ENV{NEON_KEEP};
+	system('rm', '-rf', $self->{tmp});
 }
 
 sub DESTROY { my ($self) = @_; local ($?, $@); $self->destroy if $self->{owner} == $$; }
