@@ -1,7 +1,7 @@
 /*
  * sk_module.c - the safekeeper's settings, its checks at start, its hooks.
  *
- * Rule 3: votes survive everything the instance survives.  An instance that runs with fsync=off, full_page_writes=off
+ * Rule 3: votes survive everything the instance survives.  An instance that runs with fsync=off, full_page_writes=off, data_sync_retry=on
  * or a weaker synchronous_commit than on does not start as a safekeeper.  fsync and full_page_writes can be changed by
  * a reload, so every write of a term looks at them again; a session's synchronous_commit does not matter, since
  * those writes use ForceSyncCommit.
@@ -17,6 +17,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
+#include "storage/fd.h"
 #include "utils/guc.h"
 
 #include "sk.h"
@@ -34,18 +35,24 @@ PGDLLEXPORT void _PG_init(void);
 void
 sk_check_durable_settings(int elevel)
 {
-	const char *bad = NULL;
+	const char *name = NULL;
+	bool		wanted = true;
 
 	if (!enableFsync)
-		bad = "fsync";
+		name = "fsync";
 	else if (!fullPageWrites)
-		bad = "full_page_writes";
-	if (bad)
+		name = "full_page_writes";
+	else if (data_sync_retry)
+	{
+		name = "data_sync_retry";	/* an fsync that failed once says nothing afterwards */
+		wanted = false;
+	}
+	if (name)
 		ereport(elevel,
 				(errcode(ERRCODE_CONFIG_FILE_ERROR),
-				 errmsg("a safekeeper cannot run with %s=off", bad),
+				 errmsg("a safekeeper cannot run with %s=%s", name, wanted ? "off" : "on"),
 				 errdetail("Its votes and its WAL must survive a crash of the machine."),
-				 errhint("Set %s to on.", bad)));
+				 errhint("Set %s to %s.", name, wanted ? "on" : "off")));
 }
 
 static void

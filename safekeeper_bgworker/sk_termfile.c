@@ -10,7 +10,8 @@
  * such names out.  So a copy of this instance that is made by them, a restored backup or a standby that is promoted,
  * has no term file, does not vote, and has to join as a new member.
  *
- * Crash rule: written aside, fsynced, renamed, directory fsynced.
+ * Crash rule: written aside, fsynced, renamed, directory fsynced.  An error before the rename leaves the old file, and a
+ * new attempt begins with a new one; from the rename on it is a PANIC (sk_rename).
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -67,7 +68,7 @@ sk_termfile_write(const char *dir, uint64 incarnation, neon_term term)
 				 errmsg("could not write file \"%s\": %m", temp)));
 	}
 	close(fd);
-	(void) durable_rename(temp, path, ERROR);
+	sk_rename(temp, path);
 }
 
 SkTermFileState

@@ -227,20 +227,6 @@ has_segments(const char *dir_path)
 	return found;
 }
 
-static void
-rename_dir(const char *from, const char *to)
-{
-	char		parent[MAXPGPATH];
-
-	if (rename(from, to) != 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not rename directory \"%s\" to \"%s\": %m", from, to)));
-	strlcpy(parent, to, sizeof(parent));
-	get_parent_directory(parent);
-	fsync_fname(parent, true);
-}
-
 /*
  * A directory of this name without a row: left by a crash, or the catalog is older than the files.  It is put aside.
  * The new timeline begins with the term that the old one had reached, so that no vote is given twice.
@@ -260,7 +246,7 @@ put_orphan_aside(const char *dir, neon_term *term)
 	if (*term == 0 && !has_segments(dir))
 		return;
 	snprintf(aside, sizeof(aside), "%s.old.%016llx", dir, (unsigned long long) incarnation);
-	rename_dir(dir, aside);
+	sk_rename(dir, aside);
 	ereport(LOG,
 			(errmsg("files of a timeline without a catalog row were put aside as \"%s\"", aside)));
 }
@@ -425,7 +411,7 @@ sk_remove_dropped_files(const SkTimelineRow *row)
 		if (stat(dir, &st) != 0 || sk_termfile_read(dir, &incarnation, &term) != SK_TERMFILE_OK ||
 			incarnation != row->incarnation)
 			return;
-		rename_dir(dir, aside);
+		sk_rename(dir, aside);
 	}
 	if (!rmtree(aside, true))
 		ereport(WARNING,
@@ -474,7 +460,7 @@ load_log(SkSlot *slot, const SkTimelineRow *row)
 						LSN_FORMAT_ARGS(scan.end), scan.stopped, LSN_FORMAT_ARGS(from));
 	}
 	sk_wal_truncate(&wal, scan.end);
-	sk_wal_sync_range(&wal, from, scan.end);
+	sk_wal_settle(&wal, from, scan.end);
 	sk_wal_close(&wal);
 	pg_atomic_write_u64(&slot->write_lsn, scan.end);
 	pg_atomic_write_u64(&slot->flush_lsn, scan.end);

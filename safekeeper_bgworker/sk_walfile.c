@@ -76,6 +76,30 @@ sk_make_dir(const char *path)
 	}
 }
 
+/*
+ * Rename in one directory, durably.  A name that is not known to be durable must not be used: the next one to find it would
+ * take it for durable.  So a failed fsync of the directory is a PANIC, as fsync_fname has it.
+ */
+void
+sk_rename(const char *from, const char *to)
+{
+	char		parent[MAXPGPATH];
+
+	if (rename(from, to) != 0)
+	{
+		int			save_errno = errno;
+
+		(void) unlink(from);	/* a file is of no use any more; a directory stays */
+		errno = save_errno;
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not rename \"%s\" to \"%s\": %m", from, to)));
+	}
+	strlcpy(parent, to, sizeof(parent));
+	get_parent_directory(parent);
+	fsync_fname(parent, true);
+}
+
 void
 sk_wal_init(SkWal *w, const neon_id *tenant, const neon_id *timeline, uint32 segment_bytes)
 {
@@ -179,16 +203,7 @@ create_segment(SkWal *w, XLogSegNo segment)
 
 	segment_path(w, segment, path);
 	make_zeroes(w, temp);
-	if (durable_rename(temp, path, LOG) != 0)
-	{
-		int			save_errno = errno;
-
-		unlink(temp);
-		errno = save_errno;
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not rename file \"%s\" to \"%s\": %m", temp, path)));
-	}
+	sk_rename(temp, path);
 }
 
 /*
@@ -210,11 +225,19 @@ sk_wal_prepare_segment(SkSlot *slot, XLogSegNo segment)
 		return;
 	make_zeroes(&w, temp);
 	(void) sk_slot_lock(slot, true, true);
-	XLByteToSeg(pg_atomic_read_u64(&slot->write_lsn), present, w.segment_bytes);
-	if (pg_atomic_read_u32(&slot->state) != SK_SLOT_ACTIVE || present + 1 != segment || stat(path, &st) == 0 ||
-		durable_rename(temp, path, LOG) != 0)
-		unlink(temp);
-	sk_slot_unlock(slot);
+	PG_TRY();
+	{
+		XLByteToSeg(pg_atomic_read_u64(&slot->write_lsn), present, w.segment_bytes);
+		if (pg_atomic_read_u32(&slot->state) != SK_SLOT_ACTIVE || present + 1 != segment || stat(path, &st) == 0)
+			unlink(temp);
+		else
+			sk_rename(temp, path);
+	}
+	PG_FINALLY();
+	{
+		sk_slot_unlock(slot);
+	}
+	PG_END_TRY();
 }
 
 /* Open the segment; false when it does not exist and is not to be made. */
@@ -469,6 +492,56 @@ sk_wal_sync_range(SkWal *w, XLogRecPtr from, XLogRecPtr to)
 		w->fd_dirty = true;
 		sk_wal_sync(w);
 	}
+}
+
+/* What creations of segments that were killed have left. */
+static void
+remove_unnamed(SkWal *w)
+{
+	DIR		   *dir = AllocateDir(w->dir);
+	struct dirent *de;
+
+	while ((de = ReadDir(dir, w->dir)) != NULL)
+	{
+		char		path[MAXPGPATH * 2];
+
+		if (strncmp(de->d_name, "new.", 4) != 0)
+			continue;
+		snprintf(path, sizeof(path), "%s/%s", w->dir, de->d_name);
+		if (unlink(path) != 0)
+			ereport(WARNING,
+					(errcode_for_file_access(),
+					 errmsg("could not remove file \"%s\": %m", path)));
+	}
+	FreeDir(dir);
+}
+
+/*
+ * After a start: make the log's end, which a scan has found, durable.  Reading it says nothing about the disk: a process
+ * before us may have been killed before its fsync, or a failed fsync may have left pages that the kernel calls clean, so that
+ * no later fsync writes them.  Written again, they are dirty again.
+ */
+void
+sk_wal_settle(SkWal *w, XLogRecPtr from, XLogRecPtr to)
+{
+	char	   *chunk = palloc(ZERO_CHUNK_BYTES);
+
+	remove_unnamed(w);
+	while (from < to)
+	{
+		size_t		n = sk_wal_read(w, from, chunk, Min(ZERO_CHUNK_BYTES, to - from));
+
+		CHECK_FOR_INTERRUPTS();
+		if (n == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATA_CORRUPTED),
+					 errmsg("WAL segment of %X/%X is missing", LSN_FORMAT_ARGS(from))));
+		sk_wal_write(w, from, chunk, n);
+		from += n;
+	}
+	sk_wal_sync(w);
+	pfree(chunk);
+	fsync_fname(w->dir, true);
 }
 
 size_t

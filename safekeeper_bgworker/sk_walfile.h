@@ -24,6 +24,7 @@ typedef struct SkWal
 
 extern void sk_timeline_dir(const neon_id *tenant, const neon_id *timeline, char dir[MAXPGPATH]);
 extern void sk_make_dir(const char *path);
+extern void sk_rename(const char *from, const char *to);
 
 extern void sk_wal_init(SkWal *w, const neon_id *tenant, const neon_id *timeline, uint32 segment_bytes);
 extern void sk_wal_close(SkWal *w);
@@ -36,6 +37,7 @@ extern void sk_wal_prepare_segment(struct SkSlot *slot, XLogSegNo segment);
 extern void sk_wal_remove_temporary(SkWal *w);
 extern void sk_wal_truncate(SkWal *w, XLogRecPtr lsn);
 extern void sk_wal_begin_log(SkWal *w, XLogRecPtr start_lsn, uint64 system_id);
+extern void sk_wal_settle(SkWal *w, XLogRecPtr from, XLogRecPtr to);
 extern void sk_wal_sync_range(SkWal *w, XLogRecPtr from, XLogRecPtr to);
 
 /* Reading: bytes read, less than asked at a segment's end; 0 when the segment does not exist. */

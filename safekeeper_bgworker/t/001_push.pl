@@ -218,11 +218,13 @@ $sk->stop;
 $donor->stop;
 
 # ---- rule 3: settings ----
-for my $setting ('fsync', 'full_page_writes', 'synchronous_commit')
+for my $setting ([ 'fsync', 'off', 'on' ], [ 'full_page_writes', 'off', 'on' ], [ 'synchronous_commit', 'off', 'on' ],
+	[ 'data_sync_retry', 'on', 'off' ])
 {
-	$sk->append_conf('postgresql.conf', "$setting = off");
-	ok(!$sk->start(fail_ok => 1), "$setting=off: does not start");
-	like(slurp_file($sk->logfile), qr/a safekeeper cannot run with $setting/, 'and says why');
-	$sk->append_conf('postgresql.conf', "$setting = on");
+	my ($name, $bad, $good) = @$setting;
+	$sk->append_conf('postgresql.conf', "$name = $bad");
+	ok(!$sk->start(fail_ok => 1), "$name=$bad: does not start");
+	like(slurp_file($sk->logfile), qr/a safekeeper cannot run with $name/, 'and says why');
+	$sk->append_conf('postgresql.conf', "$name = $good");
 }
 done_testing();

@@ -67,7 +67,7 @@ sub kill9
 	my $end = time + 30;
 	while (grep { alive($_) } @all) { die "@all do not die" if time > $end; sleep 0.02; }
 	# a number that init has not heard of yet looks like a server that lives
-	unlink "$self->{c}{dir}/run/.s.PGSQL.$st->{$_}{port}.lock" for @names;
+	unlink map { ("$self->{c}{dir}/run/.s.PGSQL.$st->{$_}{port}.lock", "$self->{c}{dir}/computes/.s.PGSQL.$st->{$_}{port}.lock") } @names;
 }
 
 # A process that only waits for init to hear of its end is dead.

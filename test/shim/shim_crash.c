@@ -35,7 +35,7 @@ typedef struct LiveFile
 {
 	char		key[SHIM_KEY_BYTES];
 	char	   *path;
-	bool		moved;			/* to where it is after the crash */
+	bool		left;			/* by the crash, with the content it has now */
 } LiveFile;
 
 static LiveFile *live_files;
@@ -99,7 +99,7 @@ copy_whole(const char *from, const char *to)
 		shim_die("could not open", from);
 	if (out < 0)
 		shim_die("could not create", to);
-	shim_copy(in, out);
+	shim_copy(in, out, NULL, NULL);
 	close(in);
 	close(out);
 }
@@ -143,22 +143,38 @@ make_all_durable(const char *data)
 	snapshot_directory(data, key);
 }
 
+/* A file of zeros. */
+static void
+make_zeroed(const char *name, off_t bytes)
+{
+	char		path[SHIM_PATH_BYTES];
+	int			fd;
+
+	shim_path(path, "%s/%s", state_dir, name);
+	fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
+	if (fd < 0 || ftruncate(fd, bytes) != 0)
+		shim_die("could not make", path);
+	close(fd);
+}
+
+static void
+forget_orders(void)
+{
+	make_zeroed("control", SHIM_CONTROL_BYTES);
+	make_zeroed("dropped", sizeof(ShimDropped));
+}
+
 static void
 snapshot(const char *data)
 {
 	char		path[SHIM_PATH_BYTES];
-	int			fd;
 
 	remove_tree(state_dir);
 	make_dir(state_dir);
 	shim_path(path, "%s/files", state_dir);
 	make_dir(path);
 	make_all_durable(data);
-	shim_path(path, "%s/control", state_dir);
-	fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
-	if (fd < 0 || ftruncate(fd, SHIM_CONTROL_BYTES) != 0)
-		shim_die("could not make", path);
-	close(fd);
+	forget_orders();
 }
 
 static void
@@ -206,7 +222,7 @@ know_live(const char *path)
 		}
 		strcpy(live_files[live_count].key, list.e[i].key);
 		live_files[live_count].path = strdup(child);
-		live_files[live_count].moved = false;
+		live_files[live_count].left = false;
 		live_count++;
 		if (list.e[i].type == 'd')
 			know_live(child);
@@ -315,12 +331,10 @@ leave_file(const char *key, const char *to)
 	int			live_fd;
 	int			durable_fd;
 
-	if (live && live->moved)	/* it has two names */
-	{
-		if (link(live->path, to) != 0)
-			shim_die("could not link", to);
-		return;
-	}
+	if (live && link(live->path, to) != 0)	/* the old name stays until all directories have been looked at */
+		shim_die("could not link", to);
+	if (live && live->left)
+		return;					/* it has two names */
 	shim_path(path, "%s/files/%s", state_dir, key);
 	durable_fd = open(path, O_RDWR | O_CREAT, 0600);	/* empty when it was never synced */
 	live_fd = live ? open(live->path, O_RDWR) : open(to, O_RDWR | O_CREAT | O_EXCL, 0600);
@@ -329,15 +343,11 @@ leave_file(const char *key, const char *to)
 	if (live_fd < 0)
 		shim_die("could not open", live ? live->path : to);
 	if (live == NULL)			/* it was removed, but not durably */
-		shim_copy(durable_fd, live_fd);
+		shim_copy(durable_fd, live_fd, NULL, NULL);
 	else
 	{
 		mix_files(live_fd, durable_fd);
-		if (rename(live->path, to) != 0)
-			shim_die("could not move", live->path);
-		free(live->path);
-		live->path = strdup(to);
-		live->moved = true;
+		live->left = true;
 	}
 	close(live_fd);
 	close(durable_fd);
@@ -470,7 +480,7 @@ forget_files(void)
 		LiveFile   *live = find_live(files.e[i].name);
 
 		shim_path(path, "%s/files/%s", state_dir, files.e[i].name);
-		if (live == NULL || !live->moved)
+		if (live == NULL || !live->left)
 			unlink(path);
 	}
 	shim_list_free(&files);
@@ -496,7 +506,7 @@ crash(const char *data)
 		shim_die("could not rename", after);
 	forget_files();
 	make_all_durable(data);
-	set_control(0, NULL);
+	forget_orders();
 	printf("names_lost=%ld names_kept=%ld pages_lost=%ld pages_kept=%ld pages_torn=%ld\n", result.names_lost,
 		   result.names_kept, result.pages_lost, result.pages_kept, result.pages_torn);
 }

@@ -13,6 +13,8 @@
  * Lines of the control page:
  *   ignore fsync|fdatasync|sync PATTERN          says it did, does nothing; sync is either
  *   fail fsync|fdatasync|sync|write ERRNO PATTERN
+ *   drop fsync|fdatasync|sync ERRNO PATTERN      fails, and what could not be written counts as clean from now on, as
+ *                                                in Linux: later syncs say it is durable, unless it is written again
  * PATTERN is fnmatch's over the path below the data directory, "*" matches "/" as well; "." is that directory.  ERRNO is EIO or ENOSPC.
  *
  * Locks: flock on the durable copy of a file while it is compared and written, so that an older look at a page never
@@ -40,6 +42,7 @@
 static char data_dir[SHIM_PATH_BYTES];
 static char state_dir[SHIM_PATH_BYTES];
 static const volatile char *control = NULL;
+static ShimDropped *dropped = NULL;
 
 static int	(*real_fsync) (int);
 static int	(*real_fdatasync) (int);
@@ -58,12 +61,28 @@ look_up(void *function, const char *name)
 	memcpy(function, &p, sizeof(p));
 }
 
+static void *
+map_state(const char *name, size_t bytes, int protection)
+{
+	char		path[SHIM_PATH_BYTES];
+	void	   *p;
+	int			fd;
+
+	shim_path(path, "%s/%s", state_dir, name);
+	fd = open(path, (protection & PROT_WRITE ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+	if (fd < 0)
+		shim_die("no snapshot was made: could not open", path);
+	p = mmap(NULL, bytes, protection, MAP_SHARED, fd, 0);
+	if (p == MAP_FAILED)
+		shim_die("could not map", path);
+	close(fd);
+	return p;
+}
+
 __attribute__((constructor)) static void
 init(void)
 {
 	const char *data = getenv("NEON_SHIM_DATA");
-	char		path[SHIM_PATH_BYTES];
-	int			fd;
 
 	look_up(&real_fsync, "fsync");
 	look_up(&real_fdatasync, "fdatasync");
@@ -71,18 +90,13 @@ init(void)
 	look_up(&real_write, "write");
 	look_up(&real_pwrite, "pwrite");
 	look_up(&real_pwritev, "pwritev");
-	if (data == NULL)
+	/* The redo process of a pageserver has no files, and is killed for asking about them. */
+	if (data == NULL || getenv("NEON_REDO_PARENT") != NULL)
 		return;
 	shim_path(data_dir, "%s", data);
 	shim_path(state_dir, "%s.shim", data);
-	shim_path(path, "%s/control", state_dir);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		shim_die("no snapshot was made: could not open", path);
-	control = mmap(NULL, SHIM_CONTROL_BYTES, PROT_READ, MAP_SHARED, fd, 0);
-	if (control == MAP_FAILED)
-		shim_die("could not map", path);
-	close(fd);
+	control = map_state("control", SHIM_CONTROL_BYTES, PROT_READ);
+	dropped = map_state("dropped", sizeof(ShimDropped), PROT_READ | PROT_WRITE);
 }
 
 /* Path below the data directory; false when the descriptor is of something else. */
@@ -115,52 +129,49 @@ names_call(const char *word, const char *call)
 	return strcmp(word, call) == 0 || (strcmp(word, "sync") == 0 && strstr(call, "sync") != NULL);
 }
 
-/* 0: all is well; -1: only say so; else an error number. */
-static int
-asked_for(const char *call, const char *rel)
+typedef struct Order
+{
+	enum
+	{
+		WORK,
+		IGNORE,
+		FAIL,
+		DROP
+	}			what;
+	int			error;
+} Order;
+
+static Order
+order_for(const char *call, const char *rel)
 {
 	char		text[SHIM_CONTROL_BYTES + 1];
 	char	   *save = NULL;
+	Order		order = {WORK, 0};
 
 	if (control[0] == '\0')
-		return 0;
+		return order;
 	memcpy(text, (const char *) control, SHIM_CONTROL_BYTES);
 	text[SHIM_CONTROL_BYTES] = '\0';
 	for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
 	{
-		char		what[16];
-		char		word[16];
-		char		number[16];
-		char		pattern[SHIM_PATH_BYTES];
+		char		what[16] = "";
+		char		word[16] = "";
+		char		number[16] = "";
+		char		pattern[SHIM_PATH_BYTES] = "";
 
 		if (sscanf(line, "ignore %15s %1000s", word, pattern) == 2)
-		{
-			if (names_call(word, call) && fnmatch(pattern, rel, 0) == 0)
-				return -1;
-		}
-		else if (sscanf(line, "%15s %15s %15s %1000s", what, word, number, pattern) == 4 && strcmp(what, "fail") == 0)
-		{
-			if (names_call(word, call) && fnmatch(pattern, rel, 0) == 0)
-				return strcmp(number, "ENOSPC") == 0 ? ENOSPC : EIO;
-		}
+			order.what = IGNORE;
+		else if (sscanf(line, "%15s %15s %15s %1000s", what, word, number, pattern) == 4 &&
+				 (strcmp(what, "fail") == 0 || strcmp(what, "drop") == 0))
+			order.what = what[0] == 'f' ? FAIL : DROP;
 		else
 			shim_die("malformed line of the control page", line);
+		order.error = strcmp(number, "ENOSPC") == 0 ? ENOSPC : EIO;
+		if (names_call(word, call) && fnmatch(pattern, rel, 0) == 0)
+			return order;
 	}
-	return 0;
-}
-
-static bool
-write_fails(int fd)
-{
-	char		rel[SHIM_PATH_BYTES];
-	int			error;
-
-	if (control == NULL || strstr((const char *) control, "write") == NULL || !path_of(fd, rel))
-		return false;
-	error = asked_for("write", rel);
-	if (error > 0)
-		errno = error;
-	return error > 0;
+	order.what = WORK;
+	return order;
 }
 
 /* ---- making things durable ---- */
@@ -177,6 +188,82 @@ lock_names(void)
 		shim_die("could not lock", path);
 	return fd;
 }
+
+/* ---- pages that the kernel has given up ---- */
+
+/* Under the lock. */
+static bool
+is_dropped(const char *key, int64_t page)
+{
+	for (int i = 0; i < dropped->n; i++)
+		if (dropped->e[i].page == page && strcmp(dropped->e[i].key, key) == 0)
+			return true;
+	return false;
+}
+
+/* shim_copy's question about a page that differs: yes to all, and remember them. */
+static bool
+drop_page(const char *key, int64_t page)
+{
+	if (is_dropped(key, page))
+		return true;
+	if (dropped->n == SHIM_DROPPED_MAX)
+		shim_die("too many dropped pages", key);
+	strcpy(dropped->e[dropped->n].key, key);
+	dropped->e[dropped->n].page = page;
+	dropped->n++;
+	return true;
+}
+
+/* What is about to be written is dirty again. */
+static void
+written_again(int fd, off_t offset, size_t len)
+{
+	char		key[SHIM_KEY_BYTES];
+	int64_t		first = offset / SHIM_PAGE_BYTES;
+	int64_t		last = (offset + (off_t) len - 1) / SHIM_PAGE_BYTES;
+	int			lock;
+
+	if (len == 0 || shim_key(fd, "", key, NULL) != 'f')
+		return;
+	lock = lock_names();
+	for (int i = 0; i < dropped->n; i++)
+		if (dropped->e[i].page >= first && dropped->e[i].page <= last && strcmp(dropped->e[i].key, key) == 0)
+			dropped->e[i].page = -1;
+	close(lock);
+}
+
+/* Before a write; false: it fails. */
+static bool
+before_write(int fd, off_t offset, size_t len)
+{
+	char		rel[SHIM_PATH_BYTES];
+	bool		may_fail = control != NULL && strstr((const char *) control, "write") != NULL;
+	bool		may_clean = dropped != NULL && dropped->n > 0;
+	int			save_errno = errno;
+
+	if ((!may_fail && !may_clean) || !path_of(fd, rel))
+	{
+		errno = save_errno;
+		return true;
+	}
+	if (may_fail)
+	{
+		Order		order = order_for("write", rel);
+
+		if (order.what == FAIL)
+		{
+			errno = order.error;
+			return false;
+		}
+	}
+	if (may_clean)
+		written_again(fd, offset < 0 ? lseek(fd, 0, SEEK_CUR) : offset, len);
+	errno = save_errno;
+	return true;
+}
+
+/* ---- names ---- */
 
 static void
 sync_directory(const char *rel)
@@ -243,8 +330,9 @@ make_name_durable(const char *rel)
 	shim_list_free(&list);
 }
 
+/* The durable copy gets what is dirty; or (drop) it does not, and what is dirty is forgotten. */
 static void
-sync_file(int fd, const char *rel, const char *key)
+sync_file(int fd, const char *rel, const char *key, bool drop)
 {
 	char		path[SHIM_PATH_BYTES];
 	char		link[64];
@@ -259,9 +347,19 @@ sync_file(int fd, const char *rel, const char *key)
 	durable = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (durable < 0 || flock(durable, LOCK_EX) != 0)
 		shim_die("could not open", path);
-	shim_copy(live, durable);
+	if (drop || dropped->n > 0)
+	{
+		int			lock = lock_names();
+
+		shim_copy(live, durable, key, drop ? drop_page : is_dropped);
+		close(lock);
+	}
+	else
+		shim_copy(live, durable, NULL, NULL);
 	close(durable);
 	close(live);
+	if (drop)
+		return;
 	if (strncmp(rel, "base/", 5) == 0 || strncmp(rel, "global/", 7) == 0)
 	{
 		int			lock = lock_names();
@@ -275,26 +373,17 @@ static int
 make_durable(int fd, const char *call, const char *rel)
 {
 	int			save_errno = errno;
-	int			error = asked_for(call, rel);
+	Order		order = order_for(call, rel);
 	char		key[SHIM_KEY_BYTES];
+	char		type = order.what == WORK || order.what == DROP ? shim_key(fd, "", key, NULL) : 0;
 
-	if (error > 0)
-	{
-		errno = error;
+	if (type == 'f')
+		sync_file(fd, rel, key, order.what == DROP);
+	else if (type == 'd' && order.what == WORK)
+		sync_directory(rel);
+	errno = order.error;
+	if (order.what == FAIL || order.what == DROP)
 		return -1;
-	}
-	if (error == 0)
-	{
-		switch (shim_key(fd, "", key, NULL))
-		{
-			case 'f':
-				sync_file(fd, rel, key);
-				break;
-			case 'd':
-				sync_directory(rel);
-				break;
-		}
-	}
 	errno = save_errno;
 	return 0;
 }
@@ -335,17 +424,21 @@ syncfs(int fd)
 EXPORT ssize_t
 write(int fd, const void *buf, size_t len)
 {
-	return write_fails(fd) ? -1 : real_write(fd, buf, len);
+	return before_write(fd, -1, len) ? real_write(fd, buf, len) : -1;
 }
 
 EXPORT ssize_t
 pwrite(int fd, const void *buf, size_t len, off_t offset)
 {
-	return write_fails(fd) ? -1 : real_pwrite(fd, buf, len, offset);
+	return before_write(fd, offset, len) ? real_pwrite(fd, buf, len, offset) : -1;
 }
 
 EXPORT ssize_t
 pwritev(int fd, const struct iovec *iov, int n, off_t offset)
 {
-	return write_fails(fd) ? -1 : real_pwritev(fd, iov, n, offset);
+	size_t		len = 0;
+
+	for (int i = 0; i < n; i++)
+		len += iov[i].iov_len;
+	return before_write(fd, offset, len) ? real_pwritev(fd, iov, n, offset) : -1;
 }

@@ -91,9 +91,9 @@ read_at(int fd, char *buf, size_t len, off_t offset)
 	return (ssize_t) done;
 }
 
-/* Make `to` equal to `from`; only pages that differ are written. */
+/* Make `to` equal to `from`; only pages that differ are written, and of them not those that skip (if not NULL) knows. */
 void
-shim_copy(int from, int to)
+shim_copy(int from, int to, const char *key, shim_skip skip)
 {
 	static char a[CHUNK_BYTES];
 	static char b[CHUNK_BYTES];
@@ -109,6 +109,8 @@ shim_copy(int from, int to)
 			ssize_t		len = n - p < SHIM_PAGE_BYTES ? n - p : SHIM_PAGE_BYTES;
 
 			if (p + len <= have && memcmp(a + p, b + p, (size_t) len) == 0)
+				continue;
+			if (skip && skip(key, (offset + p) / SHIM_PAGE_BYTES))
 				continue;
 			if (pwrite(to, a + p, (size_t) len, offset + p) != len)
 				shim_die("could not write", "durable copy");
