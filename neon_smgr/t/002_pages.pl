@@ -162,10 +162,18 @@ sub check_pages
 
 	# ---- databases
 	sql('CREATE DATABASE other TEMPLATE template0');
-	$node->safe_psql('other', 'CREATE TABLE o AS SELECT generate_series(1, 3000) AS a');
+	$node->safe_psql('other', 'CREATE TABLE o AS SELECT generate_series(1, 3000) AS a; CREATE UNLOGGED TABLE un (a int PRIMARY KEY); ' .
+		'INSERT INTO un SELECT generate_series(1, 500)');
 	sql('CREATE DATABASE copy TEMPLATE other');
 	is($node->safe_psql('copy', 'SELECT count(*) FROM o'), '3000', 'a database made from another');
 	is(scalar(grep { $_->[2] > 16000 && $_->[3] < 16000 } relation_files($node->data_dir)), 0, 'no file was copied');
+	is($node->safe_psql('copy', 'SELECT count(*) FROM un'), '500', 'with an unlogged table');
+	$node->stop;
+	unlink($_->[0]) or die $! for relation_files($node->data_dir);
+	$node->start;
+	is($node->safe_psql('copy', 'INSERT INTO un VALUES (1), (2); SET enable_seqscan = off; SELECT count(*) FROM un WHERE a > 0'), '2',
+		'which is empty after a start from nothing and has its index');
+	$node->safe_psql('other', 'SELECT count(*) FROM o');
 	my $relations = stat_of('relations');
 	sql('DROP DATABASE copy');
 	cmp_ok(stat_of('relations'), '<', $relations, 'a dropped database leaves the relation table');

@@ -20,6 +20,7 @@ my $computes = File::Spec->rel2abs($pageserver->basedir . '/computes');
 mkdir $computes, 0700 or die $!;
 $pageserver->append_conf('postgresql.conf', qq{
 shared_preload_libraries = 'neon_pageserver'
+fsync = on
 neon_pageserver.wait_lsn_timeout = 60s
 neon_compute_tools.base_directory = '$computes'
 });
