@@ -136,6 +136,23 @@ sub poll
 
 sub pid { my ($self, $name) = @_; return $self->status->{$name}{pid}; }
 
+# SIGSTOP of a server and all its processes; what thaw() wants.
+sub freeze
+{
+	my ($self, @names) = @_;
+	my @all;
+	for my $name (@names)
+	{
+		my $pid = $self->pid($name);
+		kill 'STOP', $pid;
+		push @all, $pid, grep { /^\d+$/ } split /\s+/, `ps -o pid= --ppid $pid`;
+	}
+	kill 'STOP', @all;
+	return @all;
+}
+
+sub thaw { my ($self, @pids) = @_; kill 'CONT', @pids; }
+
 # kill -9 of a server: postmaster and all its processes at once.
 sub kill9
 {
