@@ -179,6 +179,7 @@ lock_timeline(const neon_id *id)
 	(void) LockAcquire(&tag, ExclusiveLock, false, false);
 }
 
+/* What changes rows is durable when the caller hears of it, whatever its synchronous_commit: files are removed after a drop. */
 static uint64
 run(int expected, const char *sql, int nargs, Oid *types, Datum *values, const char *nulls)
 {
@@ -186,6 +187,8 @@ run(int expected, const char *sql, int nargs, Oid *types, Datum *values, const c
 
 	if (rc != expected)
 		elog(ERROR, "catalog query failed: %s: %s", SPI_result_code_string(rc), sql);
+	if (rc != SPI_OK_SELECT)
+		ForceSyncCommit();
 	return SPI_processed;
 }
 

@@ -50,6 +50,9 @@ extern int	ps_checkpoint_distance_kb;
 extern int	ps_checkpoint_timeout_s;
 extern int	ps_wait_lsn_timeout_ms;
 extern int	ps_flush_workers;
+extern int	ps_disk_reserve_mb;
+
+extern void ps_check_durable_settings(int elevel);
 
 /* ---- shared memory ---- */
 typedef enum PsTimelineState

@@ -2,7 +2,12 @@
  * ps_layer_file.c - layer files on disk: created durably, read through a backend's cache of open ones.
  *
  * Files are immutable.  A file is written under its final name; it counts only when a catalog row names it, so a crash
- * leaves at most garbage.  It is fsynced, and then its directory, before that row is written.
+ * leaves at most garbage.  It is fsynced, and then its directory, before that row is written.  A failed fsync is a PANIC: what
+ * it was about is written anew, under the same name, from WAL.  Files of a transaction that aborts are removed at once: they
+ * may be all that keeps a full disk full.
+ *
+ * Our own instance PANICs when its pg_wal is full, so layers stop growing before that (rule 26); what is not flushed stays
+ * in memory, and ingest waits.
  *
  * Reading opens a file at its first use: reader (index and filter in memory) and one iterator, whose decompressed block
  * stays for the next search.  Open files are kept in least-recently-used order and closed beyond a limit.
@@ -14,7 +19,9 @@
 #include "ps_layer_file.h"
 
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 
+#include "access/xact.h"
 #include "lib/ilist.h"
 #include "pgstat.h"
 #include "storage/fd.h"
@@ -22,6 +29,7 @@
 
 #define PS_MAX_OPEN_FILES		512
 #define PS_WRITE_BUFFER_BYTES	(256 * 1024)
+#define PS_RESERVE_CHECK_BYTES	(16 * 1024 * 1024)	/* the reserve is looked at that often */
 
 /* ---- errors and memory ---- */
 
@@ -69,7 +77,69 @@ struct PsLayerWriter
 	neon_layer_writer writer;
 	char	   *buffer;
 	size_t		buffered;
+	uint64		unchecked_bytes;	/* given since the reserve was looked at */
 };
+
+/* Files that the transaction has made. */
+typedef struct NewFile
+{
+	struct NewFile *next;
+	char		path[FLEXIBLE_ARRAY_MEMBER];
+} NewFile;
+
+static NewFile *new_files;		/* in TopTransactionContext */
+
+static void
+at_xact(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_ABORT)
+	{
+		for (NewFile *f = new_files; f != NULL; f = f->next)
+			if (unlink(f->path) < 0 && errno != ENOENT)
+				ereport(LOG, (errcode_for_file_access(), errmsg("could not remove file \"%s\": %m", f->path)));
+	}
+	if (event == XACT_EVENT_ABORT || event == XACT_EVENT_COMMIT || event == XACT_EVENT_PREPARE)
+		new_files = NULL;
+}
+
+static void
+remember_new_file(const char *path)
+{
+	static bool registered = false;
+	NewFile    *f;
+
+	if (!registered)
+	{
+		RegisterXactCallback(at_xact, NULL);
+		registered = true;
+	}
+	f = MemoryContextAlloc(TopTransactionContext, offsetof(NewFile, path) + strlen(path) + 1);
+	strcpy(f->path, path);
+	f->next = new_files;
+	new_files = f;
+}
+
+static void
+check_reserve(PsLayerWriter *w)
+{
+	char		directory[MAXPGPATH];
+	struct statvfs vfs;
+	uint64		free_mb;
+
+	w->unchecked_bytes = 0;
+	strlcpy(directory, w->path, sizeof(directory));
+	get_parent_directory(directory);
+	if (ps_disk_reserve_mb == 0 || statvfs(directory[0] ? directory : ".", &vfs) != 0)
+		return;
+	free_mb = ((uint64) vfs.f_bavail * vfs.f_frsize) >> 20;
+	if (free_mb < (uint64) ps_disk_reserve_mb)
+		ereport(ERROR,
+				(errcode(ERRCODE_DISK_FULL),
+				 errmsg("the pageserver's disk is full: layer file \"%s\" is not written", w->path),
+				 errdetail("%llu MB are free, neon_pageserver.disk_reserve keeps %d MB.", (unsigned long long) free_mb,
+						   ps_disk_reserve_mb),
+				 errhint("Free or add space; nothing is lost, and writing goes on by itself.")));
+}
 
 static bool
 flush_buffer(PsLayerWriter *w)
@@ -121,8 +191,12 @@ ps_layer_writer_begin(const char *path, const neon_layer_info *what)
 	PsLayerWriter *w = MemoryContextAllocZero(context, sizeof(PsLayerWriter));
 	neon_layer_status status;
 
+	ps_check_durable_settings(ERROR);
 	strlcpy(w->path, path, sizeof(w->path));
 	w->context = context;
+	check_reserve(w);
+	if (what->kind == NEON_LAYER_DELTA)	/* the image of a fresh cluster outlives the transaction that made it */
+		remember_new_file(path);
 	w->buffer = MemoryContextAlloc(context, PS_WRITE_BUFFER_BYTES);
 	w->fd = OpenTransientFile(path, O_RDWR | O_CREAT | O_TRUNC | PG_BINARY);
 	if (w->fd < 0)
@@ -138,8 +212,12 @@ ps_layer_writer_begin(const char *path, const neon_layer_info *what)
 void
 ps_layer_writer_add(PsLayerWriter *w, const neon_key *key, XLogRecPtr lsn, uint32 flags, const void *bytes, uint32 len)
 {
-	neon_layer_status status = neon_layer_writer_add(&w->writer, key, lsn, flags, bytes, len);
+	neon_layer_status status;
 
+	w->unchecked_bytes += len;
+	if (w->unchecked_bytes >= PS_RESERVE_CHECK_BYTES)
+		check_reserve(w);
+	status = neon_layer_writer_add(&w->writer, key, lsn, flags, bytes, len);
 	if (status == NEON_LAYER_BAD_ORDER || status == NEON_LAYER_BAD_ARGUMENT)
 		elog(ERROR, "layer file \"%s\": key kind %u %u/%u/%u fork %u block %u at %X/%08X, flags %u, %u bytes: %s", w->path,
 			 key->kind, key->spc, key->db, key->rel, key->fork, key->blk, LSN_FORMAT_ARGS(lsn), flags, len,

@@ -9,8 +9,10 @@
 #include "ps_internal.h"
 #include "ps_page_cache.h"
 
+#include "access/xlog.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
 #include "utils/guc.h"
@@ -30,6 +32,7 @@ PG_MODULE_MAGIC;
 #define MAX_CHECKPOINT_TIMEOUT_S		86400
 #define DEFAULT_WAIT_LSN_TIMEOUT_MS		300000
 #define DEFAULT_FLUSH_WORKERS			1
+#define DEFAULT_DISK_RESERVE_MB			256
 #define DEFAULT_COMPACTION_THRESHOLD	8
 #define MAX_COMPACTION_THRESHOLD		1000
 #define MIN_COMPACTION_TARGET_KB		64
@@ -44,6 +47,7 @@ int			ps_checkpoint_distance_kb = DEFAULT_CHECKPOINT_DISTANCE_KB;
 int			ps_checkpoint_timeout_s = DEFAULT_CHECKPOINT_TIMEOUT_S;
 int			ps_wait_lsn_timeout_ms = DEFAULT_WAIT_LSN_TIMEOUT_MS;
 int			ps_flush_workers = DEFAULT_FLUSH_WORKERS;
+int			ps_disk_reserve_mb = DEFAULT_DISK_RESERVE_MB;
 
 PsShared   *ps_shared;
 PsTimeline *ps_timelines;
@@ -98,11 +102,33 @@ define_settings(void)
 							NULL, &ps_page_cache_mb,
 							DEFAULT_PAGE_CACHE_MB, 0, MAX_PAGE_CACHE_MB,
 							PGC_POSTMASTER, GUC_UNIT_MB, NULL, NULL, NULL);
+	DefineCustomIntVariable("neon_pageserver.disk_reserve",
+							"Space that is kept free: with less of it no layer file is written.",
+							NULL, &ps_disk_reserve_mb,
+							DEFAULT_DISK_RESERVE_MB, 0, INT_MAX,
+							PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL, NULL);
 	DefineCustomIntVariable("neon_pageserver.flush_workers",
 							"Number of processes that write open layers to files.",
 							NULL, &ps_flush_workers,
 							DEFAULT_FLUSH_WORKERS, 1, PS_MAX_FLUSH_WORKERS,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+}
+
+/*
+ * disk_consistent_lsn says that layers are on disk, and rows name files: neither may be said without fsync.  fsync and
+ * full_page_writes can be changed by a reload, so they are looked at before each file.
+ */
+void
+ps_check_durable_settings(int elevel)
+{
+	const char *name = !enableFsync ? "fsync" : !fullPageWrites ? "full_page_writes" : data_sync_retry ? "data_sync_retry" : NULL;
+
+	if (name)
+		ereport(elevel,
+				(errcode(ERRCODE_CONFIG_FILE_ERROR),
+				 errmsg("a pageserver cannot run with %s=%s", name, data_sync_retry && enableFsync && fullPageWrites ? "on" : "off"),
+				 errdetail("Its layers and its catalog must survive a crash of the machine."),
+				 errhint("Remove the setting: the default is right.")));
 }
 
 static Size
@@ -176,6 +202,7 @@ _PG_init(void)
 				 errhint("Add neon_pageserver to shared_preload_libraries and restart the server.")));
 
 	define_settings();
+	ps_check_durable_settings(FATAL);
 	prev_shmem_request_hook = shmem_request_hook;
 	shmem_request_hook = shmem_request;
 	prev_shmem_startup_hook = shmem_startup_hook;

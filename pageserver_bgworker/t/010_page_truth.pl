@@ -83,6 +83,7 @@ my $ps = PostgreSQL::Test::Cluster->new('pageserver');
 $ps->init;
 $ps->append_conf('postgresql.conf', <<'CONF');
 shared_preload_libraries = 'neon_pageserver'
+fsync = on
 CONF
 $ps->start;
 $ps->safe_psql('postgres', 'CREATE EXTENSION neon_pageserver');

@@ -39,7 +39,7 @@ $standby->start;
 
 my $ps = PostgreSQL::Test::Cluster->new('pageserver');
 $ps->init;
-$ps->append_conf('postgresql.conf', "shared_preload_libraries = 'neon_pageserver'\n");
+$ps->append_conf('postgresql.conf', "shared_preload_libraries = 'neon_pageserver'\nfsync = on\n");
 $ps->start;
 $ps->safe_psql('postgres', 'CREATE EXTENSION neon_pageserver');
 $ps->safe_psql('postgres', "SELECT neon_pageserver.create_tenant('$tenant', 'secret')");

@@ -39,7 +39,7 @@ my ($primary2, $before2) = primary('primary2');
 
 my $ps = PostgreSQL::Test::Cluster->new('pageserver');
 $ps->init;
-$ps->append_conf('postgresql.conf', "shared_preload_libraries = 'neon_pageserver'\n");
+$ps->append_conf('postgresql.conf', "shared_preload_libraries = 'neon_pageserver'\nfsync = on\n");
 $ps->start;
 sub sql { return $ps->safe_psql('postgres', $_[0]); }
 sql('CREATE EXTENSION neon_pageserver');

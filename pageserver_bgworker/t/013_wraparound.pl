@@ -79,7 +79,7 @@ ok(!-e "$pgdata/pg_multixact/members/14078", 'multixact members were truncated')
 # ---- the pageserver
 my $ps = PostgreSQL::Test::Cluster->new('pageserver');
 $ps->init;
-$ps->append_conf('postgresql.conf', "shared_preload_libraries = 'neon_pageserver'\n");
+$ps->append_conf('postgresql.conf', "shared_preload_libraries = 'neon_pageserver'\nfsync = on\n");
 $ps->start;
 sub sql { return $ps->safe_psql('postgres', $_[0]); }
 sql('CREATE EXTENSION neon_pageserver');

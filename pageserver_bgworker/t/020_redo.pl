@@ -32,7 +32,7 @@ $source->stop;
 
 my $ps = PostgreSQL::Test::Cluster->new('pageserver');
 $ps->init;
-$ps->append_conf('postgresql.conf', "shared_preload_libraries = 'neon_pageserver'\nfsync = off\nrestart_after_crash = on\n");
+$ps->append_conf('postgresql.conf', "shared_preload_libraries = 'neon_pageserver'\nfsync = on\nrestart_after_crash = on\n");
 $ps->start;
 $ps->safe_psql('postgres', 'CREATE EXTENSION neon_pageserver');
 
