@@ -12,7 +12,8 @@
  * Reading opens a file at its first use: reader (index and filter in memory) and one iterator, whose decompressed block
  * stays for the next search.  Open files are kept in least-recently-used order and closed beyond a limit.
  *
- * A damaged block is an ERROR that names file and block; nothing else in the process is affected by it.
+ * A damaged block is an ERROR that names file and block; nothing else in the process is affected by it.  A file that failed is
+ * opened anew at its next use, so that one that was restored is good again at once.  A file must be what its row says.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -30,6 +31,7 @@
 #define PS_MAX_OPEN_FILES		512
 #define PS_WRITE_BUFFER_BYTES	(256 * 1024)
 #define PS_RESERVE_CHECK_BYTES	(16 * 1024 * 1024)	/* the reserve is looked at that often */
+#define LAYER_DAMAGE_HINT		"Restore the file from a copy; it is read again at its next use."
 
 /* ---- errors and memory ---- */
 
@@ -47,13 +49,22 @@ realloc_in_context(void *p, size_t n, void *arg)
 	return repalloc_huge(p, n);
 }
 
+uint64		ps_layer_file_errors;
+
 static void
 layer_error(const char *path, neon_layer_status status, uint32 block)
 {
+	ps_layer_file_errors++;
+	if (status == NEON_LAYER_IO && errno == ENODATA)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("layer file \"%s\" is damaged: it was cut short", path),
+				 errhint(LAYER_DAMAGE_HINT)));
 	if (status == NEON_LAYER_IO)
 		ereport(ERROR,
 				(errcode_for_file_access(),
-				 errmsg("could not read or write layer file \"%s\": %m", path)));
+				 errmsg("could not read or write layer file \"%s\": %m", path),
+				 errhint("Look at the disk; the file is opened again at its next use.")));
 	if (status == NEON_LAYER_NO_SPACE)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
@@ -61,10 +72,12 @@ layer_error(const char *path, neon_layer_status status, uint32 block)
 	if (block != NEON_LAYER_NO_BLOCK)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("layer file \"%s\" is damaged in block %u: %s", path, block, neon_layer_status_text(status))));
+				 errmsg("layer file \"%s\" is damaged in block %u: %s", path, block, neon_layer_status_text(status)),
+				 errhint(LAYER_DAMAGE_HINT)));
 	ereport(ERROR,
 			(errcode(ERRCODE_DATA_CORRUPTED),
-			 errmsg("layer file \"%s\" is damaged: %s", path, neon_layer_status_text(status))));
+			 errmsg("layer file \"%s\" is damaged: %s", path, neon_layer_status_text(status)),
+			 errhint(LAYER_DAMAGE_HINT)));
 }
 
 /* ---- writing ---- */
@@ -330,6 +343,9 @@ struct PsLayerFile
 	File		fd;
 	neon_layer_reader reader;
 	neon_layer_iter iter;
+	bool		has_row;		/* and the file has to be what the row says */
+	neon_layer_info expected;
+	MemoryContextCallback cleanup;	/* of a pinned file */
 	char		path[MAXPGPATH];
 };
 
@@ -373,6 +389,30 @@ close_file(PsLayerFile *file)
 	file->open = false;
 }
 
+/* A whole layer file, but is it this one? */
+static void
+check_row(PsLayerFile *file, off_t bytes)
+{
+	const neon_layer_info *is = &file->reader.info;
+	const neon_layer_info *row = &file->expected;
+	neon_layer_info found = *is;
+
+	if (!file->has_row ||
+		(is->kind == row->kind && is->lsn_lo == row->lsn_lo && is->lsn_hi == row->lsn_hi && bytes == (off_t) row->file_bytes &&
+		 neon_key_compare(&is->key_first, &row->key_first) == 0 && neon_key_compare(&is->key_last, &row->key_last) == 0))
+		return;
+	neon_layer_reader_close(&file->reader);
+	FileClose(file->fd);
+	ps_layer_file_errors++;
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("layer file \"%s\" is damaged: it is another layer than its row says", file->path),
+			 errdetail("Expected WAL from %X/%08X to %X/%08X in " UINT64_FORMAT " bytes, found %X/%08X to %X/%08X in "
+					   INT64_FORMAT " bytes.", LSN_FORMAT_ARGS(row->lsn_lo), LSN_FORMAT_ARGS(row->lsn_hi), row->file_bytes,
+					   LSN_FORMAT_ARGS(found.lsn_lo), LSN_FORMAT_ARGS(found.lsn_hi), (int64) bytes),
+			 errhint(LAYER_DAMAGE_HINT)));
+}
+
 static void
 open_file(PsLayerFile *file)
 {
@@ -383,9 +423,13 @@ open_file(PsLayerFile *file)
 		close_file(dlist_tail_element(PsLayerFile, lru, &open_files));
 	file->fd = PathNameOpenFile(file->path, O_RDONLY | PG_BINARY);
 	if (file->fd < 0)
+	{
+		ps_layer_file_errors++;
 		ereport(ERROR,
 				(errcode_for_file_access(),
-				 errmsg("could not open layer file \"%s\": %m", file->path)));
+				 errmsg("could not open layer file \"%s\": %m", file->path),
+				 errhint(LAYER_DAMAGE_HINT)));
+	}
 	bytes = FileSize(file->fd);
 	status = neon_layer_reader_open(&file->reader, bytes < 0 ? 0 : bytes, read_bytes, &file->fd,
 									realloc_in_context, file->context);
@@ -394,6 +438,7 @@ open_file(PsLayerFile *file)
 		FileClose(file->fd);
 		layer_error(file->path, status, NEON_LAYER_NO_BLOCK);
 	}
+	check_row(file, bytes);
 	neon_layer_iter_init(&file->iter, &file->reader);
 	file->open = true;
 	if (!file->pinned)
@@ -419,7 +464,35 @@ ps_layer_file_create(MemoryContext context, const char *directory, const PsLayer
 
 	file->context = context;
 	snprintf(file->path, sizeof(file->path), "%s/%s", directory, row->file);
+	file->has_row = row->kind != 0;
+	file->expected.kind = row->kind;
+	file->expected.lsn_lo = row->lsn_lo;
+	file->expected.lsn_hi = row->lsn_hi;
+	file->expected.key_first = row->key_first;
+	file->expected.key_last = row->key_last;
+	file->expected.file_bytes = row->file_bytes;
 	return file;
+}
+
+/* An open file cannot be trusted after an error: its index may be that of a file that is not there any more. */
+static void
+reading_failed(PsLayerFile *file, neon_layer_status status)
+{
+	uint32		block = file->iter.error_block;
+	int			save_errno = errno;
+
+	close_file(file);
+	errno = save_errno;
+	layer_error(file->path, status, block);
+}
+
+static void
+close_pinned(void *arg)
+{
+	PsLayerFile *file = arg;
+
+	if (file->open)
+		close_file(file);
 }
 
 PsLayerFile *
@@ -429,10 +502,13 @@ ps_layer_file_open_pinned(MemoryContext context, const char *directory, const Ps
 	neon_layer_status status;
 
 	file->pinned = true;
+	file->cleanup.func = close_pinned;	/* an error on the way would leave it open */
+	file->cleanup.arg = file;
+	MemoryContextRegisterResetCallback(context, &file->cleanup);
 	open_file(file);
 	status = neon_layer_iter_first(&file->iter);
 	if (status != NEON_LAYER_OK && status != NEON_LAYER_END)
-		layer_error(file->path, status, file->iter.error_block);
+		reading_failed(file, status);
 	return file;
 }
 
@@ -441,7 +517,8 @@ ps_layer_file_free(PsLayerFile *file)
 {
 	if (file->open)
 		close_file(file);
-	pfree(file);
+	if (!file->pinned)			/* a pinned one goes with its context, whose callback points to it */
+		pfree(file);
 }
 
 bool
@@ -459,7 +536,7 @@ ps_layer_file_seek(PsLayerFile *file, const neon_key *key, XLogRecPtr lsn)
 	use_file(file);
 	status = neon_layer_iter_seek(&file->iter, key, lsn);
 	if (status != NEON_LAYER_OK && status != NEON_LAYER_END)
-		layer_error(file->path, status, file->iter.error_block);
+		reading_failed(file, status);
 }
 
 bool
@@ -470,7 +547,7 @@ ps_layer_file_next(PsLayerFile *file, neon_layer_entry *entry)
 	if (status == NEON_LAYER_END)
 		return false;
 	if (status != NEON_LAYER_OK)
-		layer_error(file->path, status, file->iter.error_block);
+		reading_failed(file, status);
 	return true;
 }
 

@@ -38,6 +38,9 @@ extern bool ps_layer_file_next(PsLayerFile *file, neon_layer_entry *entry); /* f
 /* A file whose position must survive other reads: opened and put before its first entry; freed by its owner. */
 extern PsLayerFile *ps_layer_file_open_pinned(MemoryContext context, const char *directory, const PsLayerRow *row);
 
+/* Errors of layer files that this process met: an ingest that fails together with one is not to blame for it. */
+extern uint64 ps_layer_file_errors;
+
 /* The backend's layer map of a timeline, at least as new as `generation` (ps_layer_cache.c). */
 extern neon_layer_map *ps_layer_map_of(PsTimeline *tl, uint64 generation);
 

@@ -26,6 +26,7 @@
 
 #include "ps_ingest.h"
 #include "ps_ingest_status.h"
+#include "ps_layer_file.h"
 #include "ps_wal_source.h"
 #include "ps_wal_stream.h"
 
@@ -459,10 +460,10 @@ handle_message(PsWalStream *s, const char *msg, int len)
 {
 	if (msg[0] == 'w' && len >= WAL_MESSAGE_HEADER)
 	{
-		s->failures = 0;
 		s->probe_delay_ms = MIN_PROBE_MS;
 		s->probe_at = GetCurrentTimestamp() + MIN_PROBE_MS * INT64CONST(1000);
 		ingest_bytes(s, ps_get_be64((const uint8 *) msg + 1), msg + WAL_MESSAGE_HEADER, len - WAL_MESSAGE_HEADER);
+		s->failures = 0;		/* not before: what fails again and again is tried ever less often */
 	}
 	else if (msg[0] == 'k' && len >= KEEPALIVE_BYTES)
 	{
@@ -621,10 +622,14 @@ work_link(PsWalStream *s)
 
 /* After an error in work_link: clean up as a backend would between transactions, and say what happened. */
 static void
-recover(PsWalStream *s, ErrorData *edata)
+recover(PsWalStream *s, ErrorData *edata, uint64 layer_errors)
 {
 	bool		data_at_fault = edata->sqlerrcode == ERRCODE_DATA_CORRUPTED ||
 		edata->sqlerrcode == ERRCODE_INTERNAL_ERROR || edata->sqlerrcode == ERRCODE_INDEX_CORRUPTED;
+
+	/* A damaged layer is not the WAL's fault: go on trying until the file is restored. */
+	if (layer_errors != ps_layer_file_errors)
+		data_at_fault = false;
 
 	LWLockReleaseAll();
 	if (IsTransactionState())
@@ -650,6 +655,7 @@ ps_wal_stream_work(PsWalStream *s)
 {
 	MemoryContext old = CurrentMemoryContext;
 	MemoryContext turn = AllocSetContextCreate(s->context, "neon WAL stream turn", ALLOCSET_SMALL_SIZES);
+	uint64		layer_errors = ps_layer_file_errors;
 
 	if (s->status->state == PS_INGEST_QUARANTINED)
 	{
@@ -672,7 +678,7 @@ ps_wal_stream_work(PsWalStream *s)
 		EmitErrorReport();
 		FlushErrorState();
 		HOLD_INTERRUPTS();
-		recover(s, edata);
+		recover(s, edata, layer_errors);
 		RESUME_INTERRUPTS();
 	}
 	PG_END_TRY();
