@@ -175,6 +175,7 @@ sub stop_without_quorum
 	my $ended = eval { $c->stop('main'); 1 };
 	is($c->status->{main}{pid}, '-', 'a fast stop ends');
 	like($c->local('logs', '-D', $c->{dir}, 'main'), qr/did not take the last WAL within neon.drain_timeout/, 'when neon.drain_timeout is over');
+	like(`pg_controldata @{[ $c->status->{main}{dir} ]}`, qr{Database cluster state:\s+in production}, "without a shutdown checkpoint that says all is well");
 	ok(!end_query("w_stop$value"), 'the commit was not acknowledged');
 	is($query{"w_stop$value"}{out}, '', 'in no way');
 	return @dead;
