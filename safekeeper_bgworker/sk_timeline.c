@@ -416,6 +416,8 @@ sk_remove_dropped_files(const SkTimelineRow *row)
 	if (!rmtree(aside, true))
 		ereport(WARNING,
 				(errmsg("some files of a dropped timeline are left in \"%s\"", aside)));
+	get_parent_directory(aside);
+	fsync_fname(aside, true);	/* before the note that they are to be removed is forgotten */
 }
 
 /* ---- load ---- */
