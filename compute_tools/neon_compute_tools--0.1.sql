@@ -35,6 +35,10 @@ CREATE FUNCTION forget_dead_process(name text) RETURNS bool
 AS 'MODULE_PATHNAME', 'ct_forget_dead_process' LANGUAGE C STRICT;
 COMMENT ON FUNCTION forget_dead_process(text) IS 'remove the pid file a killed compute left';
 
+CREATE FUNCTION clear_port(port int) RETURNS bool
+AS 'MODULE_PATHNAME', 'ct_clear_port' LANGUAGE C STRICT;
+COMMENT ON FUNCTION clear_port(int) IS 'wait for, or end, the processes that a killed compute left at a port';
+
 -- One call from the controller starts a compute: elect, fetch, start (docs/protocols.md, "Starting a compute").
 CREATE FUNCTION start_compute(spec jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
@@ -79,6 +83,7 @@ $c$, spec->>'tenant', spec->>'timeline', spec->>'pageserver', spec->>'safekeeper
 		x.lsn, coalesce(x.prev_lsn, '0/0'), conf, E'local all all trust\nlocal replication all trust\n'
 		'host all all 0.0.0.0/0 scram-sha-256\nhost all all ::/0 scram-sha-256\n'
 		'host replication all 0.0.0.0/0 scram-sha-256\nhost replication all ::/0 scram-sha-256\n');
+	PERFORM @extschema@.clear_port((spec->>'port')::int);
 	PERFORM @extschema@.start_process(spec->>'name');
 	RETURN jsonb_build_object('lsn', x.lsn, 'pid', @extschema@.process_pid(spec->>'name'));
 END $$;

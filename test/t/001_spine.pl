@@ -46,6 +46,19 @@ is($c->sql('main', 'SELECT count(*) FROM u'), '0', 'an unlogged table is empty a
 cmp_ok($c->sql('main', q{SELECT nextval('seq')}), '>', 10, 'sequence goes on');
 is_deeply([ relation_files() ], [], 'still no relation file');
 
+# as README says: kill -9 of the postmaster alone, the directory deleted at once, started at once
+my $pid = $c->pid('main');
+$dir = $c->status->{main}{dir};
+kill 'KILL', $pid;
+system('rm', '-rf', $dir);
+$c->start('main');
+is($c->sql('main', 'SELECT count(*) FROM t'), '20000', 'started at once after a kill');
+# the directory deleted under a server that lives on: the new compute takes over
+$dir = $c->status->{main}{dir};
+system('rm', '-rf', $dir);
+$c->start('main');
+is($c->sql('main', 'SELECT count(*) FROM t'), '20000', 'started although the old server lived on in a deleted directory');
+
 # the whole cluster
 $c->stop;
 is(scalar(grep { $_->{state} eq 'running' } values %{ $c->status }), 0, 'everything stopped');
