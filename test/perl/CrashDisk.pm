@@ -87,7 +87,7 @@ sub lose
 
 # ---- looking at nodes ----
 
-sub slurp { my ($path) = @_; open my $f, '<:raw', $path or die "$path: $!"; local $/; return <$f>; }
+sub slurp { my ($path) = @_; open my $f, "<:raw", $path or die "$path: $!"; local $/; return scalar <$f>; }
 
 sub timeline_dir { my ($self, $node) = @_; chomp(my $dir = `find @{[ $self->data($node) ]}/neon_safekeeper -name term -printf '%h'`); return $dir; }
 

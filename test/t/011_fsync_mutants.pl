@@ -7,6 +7,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
 use CrashDisk;
+use IPC::Run;
 use Ledger;
 use NeonCluster;
 use Test::More;
@@ -31,14 +32,16 @@ $c->stop($_) for @STORAGE;
 $d->save($_) for @STORAGE;
 lap('cluster');
 
-sub back_to_good
+# The nodes as they were saved.  A pageserver alone may be older than the safekeepers: they have all WAL.
+sub go_back
 {
-	$d->kill9('main', @STORAGE);
+	my (@nodes) = @_;
+	$d->kill9('main', @nodes);
 	system('rm', '-rf', $main);
-	$d->restore($_) for @STORAGE;
-	$d->start($_) for @STORAGE;
+	$d->restore($_) for @nodes;
+	$d->start($_) for @nodes;
 	$c->start('main');
-	lap('good again');
+	lap('back');
 }
 
 # Commits for a moment, with the disks of the nodes as they are told; then the crash of all.  What is missing afterwards, or why it does not start.
@@ -47,7 +50,8 @@ sub lost_after_crash
 {
 	my ($before, %control) = @_;
 	my $l = Ledger->new(dir => "$c->{tmp}/ledger" . ++$ledgers, writers => 2, dsn => [ Ledger::dsn_of_uri($c->uri('main')) ]);
-	$c->sql('main', 'INSERT INTO ledger VALUES (0, 0)');
+	$l->{base} = { map { $_ => $ledgers * 1000000 } 1, 2 };
+	$c->sql('main', "INSERT INTO ledger VALUES (0, -$ledgers)");
 	$d->control($_, @{ $control{$_} }) for keys %control;
 	$c->sql('main', $before) if $before;
 	$l->start;
@@ -69,48 +73,17 @@ sub lost_is
 }
 
 # ---- nothing taken out: what follows is the mutants' doing ----
-back_to_good();
+$d->start($_) for @STORAGE;
+$c->start('main');
+lap('started');
 my $lost = lost_after_crash('SELECT pg_switch_wal()');
 is(ref $lost ? $lost->{missing} : $lost, 0, 'with all syncs nothing is lost');
 lap('control');
 
-# ---- the safekeepers' WAL ----
-back_to_good();
-lost_is(lost_after_crash(undef, map { $_ => ["ignore fdatasync $sk_dir/0000*"] } @SK), 'WAL is not synced: acknowledged commits');
-is(join(' ', map { $d->safekeeper($_)->{state} } @SK), 'active active active', 'and the safekeepers cannot know');
-lap('wal');
-
-back_to_good();
-lost_is(lost_after_crash('SELECT pg_switch_wal()', map { $_ => ["ignore fsync $sk_dir"] } @SK),
-	'names of new segments are not synced: acknowledged commits');
-lap('names');
-
-# one liar is not a quorum
-back_to_good();
+# ---- one liar is not a quorum ----
 $lost = lost_after_crash(undef, 'safekeeper-2' => ["ignore fdatasync $sk_dir/0000*"]);
 is(ref $lost ? $lost->{missing} : $lost, 0, 'one safekeeper that does not sync: nothing is lost');
 lap('one');
-
-# ---- a safekeeper's catalog ----
-back_to_good();
-my $before = $d->safekeeper('safekeeper-3');
-$d->control('safekeeper-3', 'ignore sync pg_wal/*');
-$c->stop('main');
-$c->start('main');
-$c->sql('main', 'INSERT INTO ledger VALUES (0, 1)');
-ok($c->poll('safekeeper 3 votes', 30, sub { $d->safekeeper('safekeeper-3')->{term} > $before->{term} }), 'safekeeper 3 takes part in an election');
-my $voted = $d->safekeeper('safekeeper-3');
-$d->kill9('safekeeper-3');
-$d->lose('safekeeper-3');
-$d->start('safekeeper-3');
-my $after = $d->safekeeper('safekeeper-3');
-is("$after->{term} $after->{file_term}", "$before->{term} $voted->{term}", 'its catalog is not synced: it has forgotten a vote');
-is("$after->{state}: $after->{problem}",
-	"broken: the catalog has forgotten votes: it has term $before->{term}, the term file $voted->{term}", 'it says so, and does not vote');
-$c->kill9('safekeeper-1');
-my ($rc, $out, $err) = $c->psql_uri($c->uri('main'), "SET statement_timeout = '2s'; INSERT INTO ledger VALUES (0, 2)", timeout => 4);
-isnt($rc, 0, 'with one more away there is no quorum, though two run');
-lap('catalog');
 
 # ---- layers of the pageserver ----
 my $log_at = 0;
@@ -120,11 +93,10 @@ for my $m ([ 'content of layers', sub { "ignore sync $_[0]/delta-*" }, qr/is dam
 	[ 'names of layers', sub { "ignore fsync $_[0]" }, qr/could not open layer file/ ])
 {
 	my ($what, $line, $message) = @$m;
-	back_to_good();
 	chomp(my $dir = `find $c->{dir}/pageserver-1/neon_pageserver -name 'image-*' -printf '%h'`);
 	$dir =~ s{^.*/(neon_pageserver/)}{$1};
 	$d->control('pageserver-1', $line->($dir));
-	$c->sql('main', q{INSERT INTO ledger SELECT 3, g, repeat('x', 100) FROM generate_series(1, 20000) g});
+	$c->sql('main', q{INSERT INTO ledger SELECT 3, (SELECT coalesce(max(seq), 0) FROM ledger) + g, repeat('x', 100) FROM generate_series(1, 20000) g});
 	$c->node_sql('pageserver-1', q{SELECT neon_pageserver.checkpoint()});
 	my @files = split /\n/, $c->node_sql('pageserver-1', q{SELECT file FROM neon_pageserver.layer WHERE file LIKE 'delta-%'});
 	cmp_ok(scalar @files, '>', 0, "$what are not synced: rows for " . @files . ' files');
@@ -133,12 +105,54 @@ for my $m ([ 'content of layers', sub { "ignore sync $_[0]/delta-*" }, qr/is dam
 	$d->lose('pageserver-1');
 	new_log();
 	$d->start('pageserver-1');
-	eval { $c->start('main'); $c->sql('main', q{SELECT count(*), sum(length(pad)) FROM ledger; SELECT bt_index_check('ledger_pkey', true)}) };
-	my $error = $@;
-	my $log = new_log();
-	isnt($error, '', 'who reads them gets an error');
-	ok((grep { $log =~ /ERROR:  .*$message/ && $log =~ /ERROR:  .*\Q$_\E/ } @files) > 0, 'that names the layer') or diag($log);
+	my ($log, $o, $e) = ('', '', '');
+	my $start = IPC::Run::start([ $NeonCluster::NEON_LOCAL, 'start', '-D', $c->{dir}, 'main' ], '<', '/dev/null', '>', \$o, '2>', \$e);
+	my $named = $c->poll('a layer is missed', 60, sub { $log .= new_log(); grep { $log =~ /ERROR:  .*$message/ && $log =~ /ERROR:  .*\Q$_\E/ } @files });
+	ok($named, 'who reads them gets an error that names the layer') or diag($log);
+	$start->kill_kill(grace => 1);
+	$c->stop('main');
 	lap($what);
+	go_back('pageserver-1');
 }
+
+# ---- a safekeeper's term file, another one's catalog ----
+sub vote
+{
+	my ($node, $line) = @_;
+	my $before = $d->safekeeper($node);
+	$d->control($node, $line);
+	$c->stop('main');
+	$c->start('main');
+	ok($c->poll("$node votes", 30, sub { $d->safekeeper($node)->{term} > $before->{term} }), "$node takes part in an election");
+	my $voted = $d->safekeeper($node);
+	$d->kill9($node);
+	$d->lose($node);
+	$d->start($node);
+	return ($before, $voted);
+}
+
+vote('safekeeper-2', "ignore sync $sk_dir/term*");
+is($c->node_sql('safekeeper-2', q{SELECT state || ': ' || problem FROM neon_safekeeper.timelines}),
+	'broken: the term file beside the WAL is damaged', 'its term file is not synced: it says so, and does not vote');
+
+my ($before, $voted) = vote('safekeeper-3', 'ignore sync pg_wal/*');
+my $after = $d->safekeeper('safekeeper-3');
+is("$after->{term} $after->{file_term}", "$before->{term} $voted->{term}", 'its catalog is not synced: it has forgotten a vote');
+is("$after->{state}: $after->{problem}",
+	"broken: the catalog has forgotten votes: it has term $before->{term}, the term file $voted->{term}", 'it says so, and does not vote');
+my ($rc, $out, $err) = $c->psql_uri($c->uri('main'), 'INSERT INTO ledger VALUES (0, 2)', timeout => 3);
+isnt($rc, 0, 'one that votes is no quorum, though all run');
+lap('votes');
+
+# ---- the safekeepers' WAL ----
+go_back(@STORAGE);
+lost_is(lost_after_crash(undef, map { $_ => ["ignore fdatasync $sk_dir/0000*"] } @SK), 'WAL is not synced: acknowledged commits');
+is(join(' ', map { $d->safekeeper($_)->{state} } @SK), 'active active active', 'and the safekeepers cannot know');
+lap('wal');
+
+go_back(@STORAGE);
+lost_is(lost_after_crash('SELECT pg_switch_wal()', map { $_ => ["ignore fsync $sk_dir"] } @SK),
+	'names of new segments are not synced: acknowledged commits');
+lap('names');
 
 done_testing();

@@ -136,6 +136,19 @@ ok($c->poll('it follows', 30, sub { my $s = $d->safekeeper('safekeeper-3'); $s->
 	'later it takes part again');
 lap('term file');
 
+# ---- files of a dropped timeline do not come back when the note that they are to be removed is gone ----
+my ($tenant) = $sk_dir =~ m{/([0-9a-f]{32})/};
+my $dropped = 'd' x 32;
+$c->node_sql('safekeeper-1', "SELECT neon_safekeeper.create_timeline('$tenant', '$dropped', '0/2000000', '1', 16777216, '1,2,3')");
+$c->node_sql('safekeeper-1', "SELECT neon_safekeeper.drop_timeline('$tenant', '$dropped')");
+ok($c->poll('its files are removed', 30, sub { $c->node_sql('safekeeper-1', 'SELECT count(*) FROM neon_safekeeper.dropped_timeline') eq '0' }),
+	'files of a dropped timeline are removed');
+$d->kill9('safekeeper-1');
+$d->lose('safekeeper-1');
+is(`find $c->{dir}/safekeeper-1/neon_safekeeper -name '$dropped*'`, '', 'and do not come back');
+$d->start('safekeeper-1');
+lap('drop');
+
 # ---- layers ----
 new_log('pageserver-1');
 chomp(my $ps_dir = `find $c->{dir}/pageserver-1/neon_pageserver -name 'image-*' -printf '%h'`);
