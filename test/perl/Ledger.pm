@@ -90,15 +90,20 @@ sub check
 {
 	my ($self, $dsn) = @_;
 	my $dbh = DBI->connect(@{ $dsn // $self->{dsn} }, { RaiseError => 1, PrintError => 0, PrintWarn => 0 });
-	my ($acked, @missing) = (0);
+	my (@acked, @missing);
+	# the files first: writers may go on meanwhile
+	for my $w (1 .. $self->{writers})
+	{
+		open my $f, '<', "$self->{dir}/w$w" or next;
+		push @acked, map { chomp; [ $w, $_ ] } grep { /\n/ } <$f>;
+	}
 	for my $w (1 .. $self->{writers})
 	{
 		my %have = map { $_ => 1 } @{ $dbh->selectcol_arrayref('SELECT seq FROM ledger WHERE w = ?', undef, $w) };
-		open my $f, '<', "$self->{dir}/w$w" or next;
-		while (my $s = <$f>) { chomp $s; $acked++; push @missing, "$w:$s" unless $have{$s}; }
+		push @missing, map { "$w:$_->[1]" } grep { $_->[0] == $w && !$have{ $_->[1] } } @acked;
 	}
 	$dbh->disconnect;
-	return ($acked, \@missing);
+	return (scalar(@acked), \@missing);
 }
 
 sub DESTROY { my ($self) = @_; local ($?, $@); kill 'KILL', @{ $self->{pids} } if @{ $self->{pids} || [] }; }
