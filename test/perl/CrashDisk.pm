@@ -89,14 +89,28 @@ sub lose
 
 sub slurp { my ($path) = @_; open my $f, "<:raw", $path or die "$path: $!"; local $/; return scalar <$f>; }
 
-sub timeline_dir { my ($self, $node) = @_; chomp(my $dir = `find @{[ $self->data($node) ]}/neon_safekeeper -name term -printf '%h'`); return $dir; }
+# Of branch main, as it was first.
+sub timeline
+{
+	my ($self) = @_;
+	return $self->{timeline} //= $self->{c}->node_sql('controller', q{SELECT timeline FROM neon_controller.branches WHERE name = 'main'});
+}
 
-# The only timeline of a safekeeper: state, problem, whether its WAL has all that it calls committed, terms of the catalog and beside the WAL.
+sub timeline_dir
+{
+	my ($self, $node) = @_;
+	my $timeline = $self->timeline;
+	chomp(my $dir = `find @{[ $self->data($node) ]}/neon_safekeeper -name $timeline`);
+	return $dir;
+}
+
+# That timeline on a safekeeper: state, problem, whether its WAL has all that it calls committed, terms of the catalog and beside the WAL.
 sub safekeeper
 {
 	my ($self, $node) = @_;
-	my @r = split /\|/, $self->{c}->node_sql($node, q{SELECT state, coalesce(problem, ''), v.flush_lsn >= v.commit_lsn, t.term
-		FROM neon_safekeeper.timelines v JOIN neon_safekeeper.timeline t USING (tenant, timeline)});
+	my $timeline = $self->timeline;
+	my @r = split /\|/, $self->{c}->node_sql($node, qq{SELECT state, coalesce(problem, ''), v.flush_lsn >= v.commit_lsn, t.term
+		FROM neon_safekeeper.timelines v JOIN neon_safekeeper.timeline t USING (tenant, timeline) WHERE timeline = '$timeline'});
 	my $file_term = unpack 'x16 Q>', slurp($self->timeline_dir($node) . '/term');
 	return { state => $r[0], problem => $r[1], wal => $r[2], term => $r[3], file_term => $file_term };
 }

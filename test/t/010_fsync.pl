@@ -59,12 +59,14 @@ sub work_and_die
 	system('rm', '-rf', $c->status->{main}{dir});
 }
 
+sub position { my ($node, $which) = @_; return $c->node_sql($node, "SELECT $which - '0/0' FROM neon_safekeeper.timelines WHERE timeline = '@{[ $d->timeline ]}'"); }
+
 # What is committed is the same in all of them, byte for byte.
 sub committed_wal
 {
 	my ($node, $until) = @_;
 	my $dir = $d->timeline_dir($node);
-	my $start = $c->node_sql($node, q{SELECT start_lsn - '0/0' FROM neon_safekeeper.timelines});
+	my $start = position($node, 'start_lsn');
 	my $md5 = Digest::MD5->new;
 	for my $path (sort glob "$dir/0000*")
 	{
@@ -85,7 +87,9 @@ for my $round (1 .. $rounds)
 		# what a checkpoint makes durable is not in WAL any more
 		for my $n (grep { rand() < 0.3 } @STORAGE) { $c->node_sql($n, 'CHECKPOINT'); }
 		$c->node_sql('pageserver-1', 'SELECT neon_pageserver.checkpoint()') if rand() < 0.3;
+		$c->sql('main', 'SELECT pg_switch_wal()') if rand() < 0.5;
 		sleep(rand 0.5);
+		$c->sql('main', "SELECT neon_create_branch('branch-$round')");
 	});
 	lap("round $round: killed");
 	my $random = $round % 2 ? undef : int rand 1e9;
@@ -104,6 +108,8 @@ for my $round (1 .. $rounds)
 	is($c->sql('main', $balance), 't', "round $round: balances agree");
 	is(join(' ', map { "$_->{state} $_->{wal} " . ($_->{term} - $_->{file_term}) } map { $d->safekeeper($_) } @SK), 'active t 0 active t 0 active t 0',
 		"round $round: safekeepers vote; their catalogs and term files agree");
+	is(join(' ', map { $c->node_sql($_, 'SELECT count(*) FROM neon_' . ($_ =~ /^page/ ? 'pageserver' : 'safekeeper') . '.timeline') } @STORAGE),
+		join(' ', ($round + 1) x 4), "round $round: so are all branches");
 	lap("round $round: checked");
 }
 for my $n (@STORAGE)
@@ -113,7 +119,7 @@ for my $n (@STORAGE)
 }
 my $end = $c->sql('main', q{INSERT INTO ledger VALUES (0, 1); SELECT pg_current_wal_flush_lsn() - '0/0'});
 ok($c->poll('all safekeepers know the commit', 30, sub {
-	3 == grep { $c->node_sql($_, q{SELECT commit_lsn - '0/0' FROM neon_safekeeper.timelines}) >= $end } @SK }), 'all safekeepers know the commit');
+	3 == grep { position($_, 'commit_lsn') >= $end } @SK }), 'all safekeepers know the commit');
 my @sums = map { committed_wal($_, $end) } @SK;
 is_deeply(\@sums, [ ($sums[0]) x 3 ], 'their logs are equal up to it');
 $c->sql('main', q{CREATE EXTENSION amcheck});
