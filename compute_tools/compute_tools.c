@@ -91,7 +91,7 @@ ct_start_process(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_CANNOT_CONNECT_NOW),
 				 errmsg("compute \"%s\" did not start", name),
-				 errdetail_internal("%s", log_tail(log)),
+				 errdetail_internal("pg_ctl ended with code %d: %s\n%s", code, pchomp(out.data), log_tail(log)),
 				 errhint("Its log is \"%s\".", log)));
 	PG_RETURN_VOID();
 }

@@ -84,6 +84,8 @@ ct_run(const char *program, char *const argv[], int timeout_ms, StringInfo outpu
 {
 	char		path[MAXPGPATH];
 	char	  **env = clean_environment();
+	char	  **args;
+	int			argc = 0;
 	int			pipefd[2];
 	pid_t		pid;
 	int			status = 0;
@@ -93,12 +95,19 @@ ct_run(const char *program, char *const argv[], int timeout_ms, StringInfo outpu
 	get_parent_directory(path);
 	join_path_components(path, path, program);
 
+	/* the server's programs find each other by the path in argv[0] */
+	while (argv[argc])
+		argc++;
+	args = palloc0(sizeof(char *) * (argc + 1));
+	memcpy(args, argv, sizeof(char *) * argc);
+	args[0] = path;
+
 	if (pipe2(pipefd, O_CLOEXEC | O_NONBLOCK) != 0)
 		ereport(ERROR, (errcode_for_file_access(), errmsg("could not create pipe: %m")));
 	fflush(NULL);
 	pid = fork();
 	if (pid == 0)
-		exec_child(path, argv, env, pipefd[1]);
+		exec_child(path, args, env, pipefd[1]);
 	close(pipefd[1]);
 	if (pid < 0)
 	{
