@@ -56,6 +56,7 @@ sub local
 {
 	my ($self, @args) = @_;
 	my ($out, $err) = ('', '');
+	local $ENV{NEON_LOCAL_NO_SYNC} = 1;
 	run [ $NEON_LOCAL, @args ], '<', '/dev/null', '>', \$out, '2>', \$err, timeout(300)
 	  or die "neon_local @args: $err$out" . $self->tail_logs;
 	chomp $out;
