@@ -141,6 +141,22 @@ typedef struct Order
 	int			error;
 } Order;
 
+/* The page may be changed while it is read: until it looks twice the same. */
+static void
+read_control(char text[SHIM_CONTROL_BYTES + 1])
+{
+	char		again[SHIM_CONTROL_BYTES];
+
+	do
+	{
+		memcpy(text, (const char *) control, SHIM_CONTROL_BYTES);
+		__sync_synchronize();
+		memcpy(again, (const char *) control, SHIM_CONTROL_BYTES);
+	} while (memcmp(text, again, SHIM_CONTROL_BYTES) != 0);
+	text[SHIM_CONTROL_BYTES] = '\0';
+}
+
+/* The first line that speaks of this call of this file. */
 static Order
 order_for(const char *call, const char *rel)
 {
@@ -150,8 +166,7 @@ order_for(const char *call, const char *rel)
 
 	if (control[0] == '\0')
 		return order;
-	memcpy(text, (const char *) control, SHIM_CONTROL_BYTES);
-	text[SHIM_CONTROL_BYTES] = '\0';
+	read_control(text);
 	for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
 	{
 		char		what[16] = "";
@@ -174,7 +189,7 @@ order_for(const char *call, const char *rel)
 	return order;
 }
 
-/* ---- making things durable ---- */
+/* ---- the lock of names and of dropped pages: close() frees it ---- */
 
 static int
 lock_names(void)
@@ -263,7 +278,7 @@ before_write(int fd, off_t offset, size_t len)
 	return true;
 }
 
-/* ---- names ---- */
+/* ---- making things durable ---- */
 
 static void
 sync_directory(const char *rel)
