@@ -21,8 +21,10 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "storage/bufpage.h"
 #include "storage/latch.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -125,7 +127,8 @@ open_stream(void)
 		PQclear(res);
 		ereport(ERROR,
 				(errcode(ERRCODE_PROTOCOL_VIOLATION),
-				 errmsg("the pageserver did not open a page stream")));
+				 errmsg("the pageserver did not open a page stream"),
+				 errhint("Check that \"neon.pageserver_connstring\" names a pageserver.")));
 	}
 	PQclear(res);
 }
@@ -136,7 +139,8 @@ stream_lost(void)
 	ereport(ERROR,
 			(errcode(ERRCODE_CONNECTION_FAILURE),
 			 errmsg("lost the connection to the pageserver"),
-			 errdetail_internal("%s", pchomp(PQerrorMessage(stream)))));
+			 errdetail_internal("%s", pchomp(PQerrorMessage(stream))),
+			 errhint("Check that it runs and is reachable.")));
 }
 
 /* Waits until the socket is ready; ERROR after the time limit. */
@@ -148,7 +152,8 @@ wait_socket(int events, TimestampTz start)
 	if (left_ms <= 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
-				 errmsg("the pageserver did not answer within %d ms", neon_pageserver_timeout_ms)));
+				 errmsg("the pageserver did not answer within %d ms", neon_pageserver_timeout_ms),
+				 errhint("Check that it runs and is reachable; \"neon.pageserver_timeout\" is the limit.")));
 	(void) WaitLatchOrSocket(MyLatch, events | WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 							 PQsocket(stream), left_ms, PG_WAIT_EXTENSION);
 	ResetLatch(MyLatch);
@@ -214,18 +219,51 @@ receive_message(int *len, TimestampTz start)
 	}
 }
 
+/* The next of the texts of an error, which NULs separate; empty when there are no more. */
+static char *
+next_text(const char **at, const char *end)
+{
+	char	   *text = pnstrdup(*at, end - *at);
+	size_t		len = strlen(text);
+
+	*at += Min(len + 1, (size_t) (end - *at));
+	if (!pg_verifymbstr(text, (int) len, true))
+		for (size_t i = 0; i < len; i++)
+			if (IS_HIGHBIT_SET(text[i]))
+				text[i] = '?';
+	return text;
+}
+
+/* The SQLSTATE of an error; one that is none, or says that all is well, is the pageserver's fault. */
+static int
+remote_sqlstate(const char *state)
+{
+	for (int i = 0; i < 5; i++)
+		if (!(state[i] >= '0' && state[i] <= '9') && !(state[i] >= 'A' && state[i] <= 'Z'))
+			return ERRCODE_PROTOCOL_VIOLATION;
+	if (state[0] == '0' && state[1] >= '0' && state[1] <= '2')
+		return ERRCODE_PROTOCOL_VIOLATION;
+	return MAKE_SQLSTATE(state[0], state[1], state[2], state[3], state[4]);
+}
+
 static void pg_attribute_noreturn()
 report_remote_error(const neon_ps_request *req, const neon_ps_response *res)
 {
 	const char *state = (const char *) res->payload;
-	char	   *text = pnstrdup(state + 5, res->payload_len - 5);
+	const char *at = state + 5;
+	const char *end = state + res->payload_len;
+	char	   *text = next_text(&at, end);
+	char	   *detail = next_text(&at, end);
+	char	   *hint = next_text(&at, end);
 
 	answered_with_error = true;
 	ereport(ERROR,
-			(errcode(MAKE_SQLSTATE(state[0], state[1], state[2], state[3], state[4])),
+			(errcode(remote_sqlstate(state)),
 			 errmsg("the pageserver could not answer: %s", text),
-			 errdetail("The request was for relation %u/%u/%u fork %u block %u, not modified since %X/%X.",
-					   req->spc, req->db, req->rel, req->fork, req->blk, LSN_FORMAT_ARGS(req->not_modified_since))));
+			 errdetail("%s%sThe request was for relation %u/%u/%u fork %u block %u, not modified since %X/%X.",
+					   detail, detail[0] ? " " : "", req->spc, req->db, req->rel, req->fork, req->blk,
+					   LSN_FORMAT_ARGS(req->not_modified_since)),
+			 hint[0] ? errhint("%s", hint) : 0));
 }
 
 static void
@@ -456,6 +494,11 @@ stream_nblocks(const NeonRel *rel, int fork, XLogRecPtr lsn)
 	Answer		answer = {.expected_tag = NEON_PS_NBLOCKS_RESPONSE};
 
 	exchange(&req, &answer);
+	if (answer.number > MaxBlockNumber)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("the pageserver answered that relation %u/%u/%u fork %d has " UINT64_FORMAT " blocks", rel->spc, rel->db,
+						rel->rel, fork, answer.number)));
 	return (BlockNumber) answer.number;
 }
 
@@ -466,6 +509,13 @@ stream_read(const NeonRel *rel, int fork, BlockNumber block, XLogRecPtr lsn, cha
 	Answer		answer = {.expected_tag = NEON_PS_GETPAGE_RESPONSE,.page = page};
 
 	exchange(&req, &answer);
+	/* The server would find it as well, but only after it went to the page cache. */
+	if (!PageIsVerifiedExtended(page, block, 0))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("the pageserver answered with an invalid page"),
+				 errdetail("The request was for relation %u/%u/%u fork %d block %u, not modified since %X/%X.",
+						   rel->spc, rel->db, rel->rel, fork, block, LSN_FORMAT_ARGS(lsn))));
 }
 
 /* Asks for a page that will be wanted soon; does nothing where that would mean to wait. */

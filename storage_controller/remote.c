@@ -65,6 +65,8 @@ nc_remote(PG_FUNCTION_ARGS)
 	if (pg_strncasecmp(sql, "SELECT", 6) == 0)
 		sql = psprintf("SELECT pg_catalog.to_jsonb(q) FROM (%s) q", sql);
 	conn = neon_pq_connect(conninfo, who, connect_timeout_ms);
+	/* When we are cancelled the node shall not go on with it for long. */
+	PQclear(neon_pq_query(conn, who, "SET client_connection_check_interval = 1000", 0, NULL, connect_timeout_ms));
 	res = neon_pq_query(conn, who, sql, nargs, args, statement_timeout_ms);
 	for (int i = 0; PQresultStatus(res) == PGRES_TUPLES_OK && PQnfields(res) == 1 && i < PQntuples(res); i++)
 	{

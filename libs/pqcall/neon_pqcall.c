@@ -16,6 +16,12 @@
 
 #include "neon_pqcall.h"
 
+/* libpq would print notices to stderr. */
+static void
+ignore_notice(void *arg, const PGresult *res)
+{
+}
+
 static void
 close_connection(void *conn)
 {
@@ -58,6 +64,7 @@ neon_pq_connect(const char *conninfo, const char *who, int timeout_ms)
 	cb->func = close_connection;
 	cb->arg = conn;
 	MemoryContextRegisterResetCallback(CurrentMemoryContext, cb);
+	PQsetNoticeReceiver(conn, ignore_notice, NULL);
 
 	while (PQstatus(conn) != CONNECTION_BAD && poll != PGRES_POLLING_OK && poll != PGRES_POLLING_FAILED)
 	{

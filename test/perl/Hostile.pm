@@ -15,7 +15,7 @@ use RawPg;
 use Socket qw(MSG_PEEK);
 use Test::More;
 
-our @EXPORT = qw(proxy stop_proxy log_text node_as refused lines_of crashes max_lsn lsn_number lsn_text page_request page_answer);
+our @EXPORT = qw(fake_server proxy stop_proxy log_text node_as refused lines_of crashes max_lsn lsn_number lsn_text page_request page_answer);
 
 # A raw connection to a node.  as => 'admin', or [ tenant id, password ]; more: startup, no_auth.
 sub node_as
@@ -142,6 +142,60 @@ sub continue_or_end
 		return 0 if !defined $n || !length $peek;
 	}
 	return 1;
+}
+
+# A server that lets everybody in and gives each query to `handler`->(socket, query); returns its port and pid.
+sub fake_server
+{
+	my ($handler) = @_;
+	my $listen = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => 0, Listen => 20, ReuseAddr => 1) or die "fake server: $!";
+	my $port = $listen->sockport;
+	my $pid = fork // die "fork: $!";
+	return ($port, $pid) if $pid;
+	@SIG{ 'PIPE', 'CHLD' } = ('IGNORE') x 2;
+	$SIG{TERM} = sub { kill 'TERM', -$$; POSIX::_exit(0) };
+	POSIX::setpgid(0, 0);
+	while (my $s = $listen->accept)
+	{
+		my $child = fork;
+		if (defined $child && $child == 0)
+		{
+			$SIG{TERM} = 'DEFAULT';
+			eval { let_in($s); while (my ($type, $body) = read_message($s)) { $handler->($s, $body =~ s/\0$//r) if $type eq 'Q'; } };
+			POSIX::_exit(0);
+		}
+		CORE::close($s);
+	}
+	POSIX::_exit(0);
+}
+
+sub read_exactly
+{
+	my ($s, $n) = @_;
+	my $buf = '';
+	while (length $buf < $n) { sysread($s, $buf, $n - length $buf, length $buf) or die 'closed'; }
+	return $buf;
+}
+
+sub read_message
+{
+	my ($s) = @_;
+	my ($type, $len) = unpack('aN', read_exactly($s, 5));
+	return ($type, read_exactly($s, $len - 4));
+}
+
+sub let_in
+{
+	my ($s) = @_;
+	while (1)
+	{
+		my $packet = read_exactly($s, unpack('N', read_exactly($s, 4)) - 4);
+		my $code = unpack('N', $packet);
+		last if $code == 196608;
+		POSIX::_exit(0) if $code == 80877102;
+		syswrite($s, 'N');
+	}
+	syswrite($s, RawPg::framed('R', pack('N', 0)) . RawPg::framed('K', pack('NN', 1, 1)) . RawPg::framed('Z', 'I'));
 }
 
 sub stop_proxy { my ($pid) = @_; kill 'TERM', $pid; waitpid($pid, 0); }
