@@ -5,8 +5,9 @@
 -- What must last is in tables: nodes, tenants, timelines, branches, endpoints.  Whatever a node or a process can
 -- tell about itself is asked when it is needed.
 --
--- Order of every change: the nodes first, idempotently and under a new id, then the row that makes it real.  A crash between
--- the two leaves something on a node that no row names, and never a row that names nothing.
+-- Order of every change: what is created is created on the nodes first, idempotently and under a new id, then comes the row that
+-- makes it real; what is dropped loses its row first.  A crash between the two leaves something on a node that no row names,
+-- and never a row that names nothing.  For timelines it is noted before (leftovers), and cleaned up later.
 --
 -- Locks: functions that change a tenant take its row FOR UPDATE, so that changes of one tenant are one after another.
 
@@ -68,6 +69,17 @@ CREATE TABLE endpoints (
 	UNIQUE (compute, port)
 );
 
+-- Timelines that nodes may have and nobody wants: being created, or dropped and not yet gone everywhere.  Written by transactions
+-- of their own (see aside), so that it outlives the failure of what it is about.  Not dumped: old notes about timelines that
+-- were finished later would be dangerous, and a timeline that has a row is never cleaned up.
+CREATE TABLE leftovers (
+	timeline text PRIMARY KEY,
+	tenant text NOT NULL,
+	pageserver text NOT NULL,
+	safekeepers text[] NOT NULL,
+	noted_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
 SELECT pg_catalog.pg_extension_config_dump('nodes', '');
 SELECT pg_catalog.pg_extension_config_dump('tenants', '');
 SELECT pg_catalog.pg_extension_config_dump('timelines', '');
@@ -97,6 +109,12 @@ LANGUAGE sql AS $$
 	ON CONFLICT ON CONSTRAINT nodes_pkey DO UPDATE SET role = $2, node_id = $3, host = $4, port = $5, admin_connstring = $6;
 $$;
 COMMENT ON FUNCTION register_node(text, text, int, text, int, text) IS 'make a server known, or change its address';
+
+-- A transaction of its own in this database: its effect stays whatever becomes of ours.  It must not want rows that we have locked.
+CREATE FUNCTION aside(sql text, VARIADIC args text[] = '{}') RETURNS SETOF jsonb LANGUAGE sql AS $$
+	SELECT r FROM (SELECT name FROM @extschema@.nodes WHERE role = 'controller' ORDER BY node_id LIMIT 1) n,
+		@extschema@.on_node(n.name, sql, VARIADIC args) r;
+$$;
 
 -- What a compute of the tenant uses to reach a node.
 CREATE FUNCTION tenant_connstring(n nodes, t tenants) RETURNS text LANGUAGE sql STABLE AS $$
@@ -324,6 +342,48 @@ BEGIN
 	RETURN lsn;
 END $$;
 
+-- Held while a timeline is created or removed: its leftover note is not to be acted on by others.
+CREATE FUNCTION timeline_lock(id text) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$ SELECT hashtextextended('neon timeline ' || id, 0) $$;
+
+-- One note.  False: a node is away, or has branches of it that go first.
+CREATE FUNCTION clean_up_timeline(l leftovers) RETURNS bool LANGUAGE plpgsql AS $$
+DECLARE
+	node text;
+	done bool := true;
+BEGIN
+	FOREACH node IN ARRAY l.pageserver || l.safekeepers LOOP
+		BEGIN
+			PERFORM @extschema@.on_node(node, CASE node WHEN l.pageserver
+				THEN 'SELECT neon_pageserver.drop_timeline(tenant, timeline) FROM neon_pageserver.timelines WHERE tenant = $1 AND timeline = $2'
+				ELSE 'SELECT neon_safekeeper.drop_timeline($1, $2)' END, l.tenant, l.timeline);
+		EXCEPTION WHEN connection_exception OR sqlclient_unable_to_establish_sqlconnection OR connection_failure
+				OR cannot_connect_now OR admin_shutdown OR crash_shutdown OR dependent_objects_still_exist THEN
+			done := false;
+		END;
+	END LOOP;
+	RETURN done;
+END $$;
+
+-- Remove what the notes say; a node that is away is asked again the next time.  A timeline that has a row is left alone: the look
+-- at the rows must be newer than the lock, hence no older snapshots.
+CREATE FUNCTION clean_up() RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+	l @extschema@.leftovers;
+	progress bool := current_setting('transaction_isolation') LIKE 'read %';
+BEGIN
+	WHILE progress LOOP
+		progress := false;
+		FOR l IN SELECT * FROM @extschema@.leftovers ORDER BY noted_at DESC LOOP
+			CONTINUE WHEN NOT pg_try_advisory_xact_lock(@extschema@.timeline_lock(l.timeline));
+			IF EXISTS (SELECT FROM @extschema@.timelines t WHERE t.id = l.timeline) OR @extschema@.clean_up_timeline(l) THEN
+				DELETE FROM @extschema@.leftovers x WHERE x.timeline = l.timeline;
+				progress := true;
+			END IF;
+		END LOOP;
+	END LOOP;
+END $$;
+COMMENT ON FUNCTION clean_up() IS 'remove from the nodes what interrupted creations and drops have left there';
+
 -- A new timeline on the nodes and its rows; ancestor NULL makes a fresh cluster.
 CREATE FUNCTION create_timeline(t tenants, branch text, ancestor timelines, at_lsn pg_lsn) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
@@ -346,6 +406,8 @@ BEGIN
 				HINT = 'Register them with neon_controller.register_node().';
 		END IF;
 	END IF;
+	PERFORM pg_advisory_xact_lock(@extschema@.timeline_lock(tl.id));
+	PERFORM @extschema@.aside('INSERT INTO @extschema@.leftovers VALUES ($1, $2, $3, $4::text[])', tl.id, t.id, tl.pageserver, tl.safekeepers::text);
 	PERFORM @extschema@.on_node(tl.pageserver, 'SELECT neon_pageserver.create_tenant($1, $2)', t.id, t.node_password);
 	SELECT q INTO STRICT r FROM @extschema@.on_node(tl.pageserver,
 		'SELECT * FROM neon_pageserver.create_timeline($1, $2, $3::text[], $4, $5::pg_lsn)', t.id, tl.id,
@@ -357,6 +419,7 @@ BEGIN
 	PERFORM @extschema@.ensure_on_safekeepers(tl);
 	INSERT INTO @extschema@.timelines SELECT tl.*;
 	INSERT INTO @extschema@.branches (tenant, name, timeline) VALUES (t.id, branch, tl.id);
+	DELETE FROM @extschema@.leftovers WHERE timeline = tl.id;
 	RETURN tl.id;
 END $$;
 
@@ -373,6 +436,7 @@ BEGIN
 			HINT = 'Give one of them, or none to branch from now.';
 	END IF;
 	t := @extschema@.lock_tenant(tenant_id);
+	PERFORM @extschema@.clean_up();
 	IF EXISTS (SELECT FROM @extschema@.branches b WHERE b.tenant = tenant_id AND b.name = branch) THEN
 		RAISE EXCEPTION 'branch "%" already exists', branch USING ERRCODE = 'duplicate_object',
 			HINT = 'Choose another name, or drop it with neon_drop_branch().';
@@ -392,11 +456,25 @@ BEGIN
 	RETURN @extschema@.create_timeline(t, branch, p, lsn);
 END $$;
 
+-- The rows of a branch, called aside: from then on it is a leftover.  False: there was none.
+CREATE FUNCTION drop_branch_rows(timeline_id text) RETURNS bool LANGUAGE plpgsql SET lock_timeout = '10s' AS $$
+DECLARE tl @extschema@.timelines;
+BEGIN
+	DELETE FROM @extschema@.endpoints e WHERE e.timeline = timeline_id;
+	DELETE FROM @extschema@.branches b WHERE b.timeline = timeline_id;
+	DELETE FROM @extschema@.timelines l WHERE l.id = timeline_id RETURNING * INTO tl;
+	IF NOT FOUND THEN
+		RETURN false;
+	END IF;
+	INSERT INTO @extschema@.leftovers VALUES (tl.id, tl.tenant, tl.pageserver, tl.safekeepers) ON CONFLICT DO NOTHING;
+	RETURN true;
+END $$;
+
 CREATE FUNCTION drop_branch(tenant_id text, branch text, cascade bool = false) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
 	tl @extschema@.timelines;
 	child text;
-	sk text;
+	e @extschema@.endpoints;
 BEGIN
 	PERFORM @extschema@.lock_tenant(tenant_id);
 	tl := @extschema@.find_branch(tenant_id, branch);
@@ -407,13 +485,15 @@ BEGIN
 		END IF;
 		PERFORM @extschema@.drop_branch(tenant_id, child, true);
 	END LOOP;
-	PERFORM @extschema@.drop_endpoint(tenant_id, e.name) FROM @extschema@.endpoints e WHERE e.timeline = tl.id;
-	DELETE FROM @extschema@.branches WHERE timeline = tl.id;
-	DELETE FROM @extschema@.timelines WHERE id = tl.id;
-	PERFORM @extschema@.on_node(tl.pageserver, 'SELECT neon_pageserver.drop_timeline($1, $2)', tl.tenant, tl.id);
-	FOREACH sk IN ARRAY tl.safekeepers LOOP
-		PERFORM @extschema@.on_node(sk, 'SELECT neon_safekeeper.drop_timeline($1, $2)', tl.tenant, tl.id);
+	FOR e IN SELECT * FROM @extschema@.endpoints x WHERE x.timeline = tl.id LOOP
+		PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.stop_process($1, $2)', e.directory, 'fast');
+		PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.forget_dead_process($1)', e.directory);
+		PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.drop_data_directory($1)', e.directory);
 	END LOOP;
+	IF NOT (SELECT (r ->> 'done')::bool FROM @extschema@.aside('SELECT @extschema@.drop_branch_rows($1) AS done', tl.id) r) THEN
+		RAISE EXCEPTION 'branch "%" was created by this transaction', branch USING ERRCODE = 'object_in_use', HINT = 'Commit first.';
+	END IF;
+	PERFORM @extschema@.clean_up();
 END $$;
 
 CREATE FUNCTION rename_branch(tenant_id text, branch text, new_name text) RETURNS void LANGUAGE plpgsql AS $$

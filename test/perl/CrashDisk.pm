@@ -28,7 +28,9 @@ sub new
 {
 	my ($class, $cluster, @nodes) = @_;
 	chomp(my $bin = `pg_config --bindir`);
-	my $self = bless { c => $cluster, bin => $bin, build => build() }, $class;
+	my $self = bless { c => $cluster, bin => $bin, build => "$cluster->{tmp}/shim" }, $class;
+	# the servers' user may not be able to read the checkout
+	system('cp', '-r', build(), $self->{build}) == 0 && chmod(0755, $self->{build}) or die "cp: $!";
 	$self->as_owner("$self->{build}/shim_crash", '--snapshot', $self->data($_)) for @nodes;
 	return $self;
 }

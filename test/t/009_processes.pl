@@ -6,11 +6,10 @@ use strict;
 use warnings;
 use FindBin;
 use lib "$FindBin::RealBin/../perl";
-use DBI;
 use IPC::Run;
 use Ledger;
+use Load;
 use NeonCluster;
-use POSIX ();
 use Test::More;
 use Time::HiRes qw(sleep time);
 
@@ -20,109 +19,22 @@ $c->start;
 $c->node_sql('controller', q{UPDATE neon_controller.endpoints SET settings = '{"shared_buffers": "2MB", "neon.file_cache_size_limit": "1MB"}'});
 $c->stop('main');
 $c->start('main');
-$c->sql('main', q{
-	CREATE TABLE account (id int PRIMARY KEY, v int NOT NULL, pad text);
-	INSERT INTO account SELECT i, 100, repeat('a', 300) FROM generate_series(1, 6000) i;
-	CREATE TABLE tag (id int PRIMARY KEY, words text[], place point, h int);
-	INSERT INTO tag SELECT i, ARRAY['w' || i % 100, 'x' || i % 7], point(i, i), i FROM generate_series(1, 3000) i;
-	-- kinds of records that only the redo process knows
-	CREATE INDEX ON tag USING gin (words);
-	CREATE INDEX ON tag USING gist (place);
-	CREATE INDEX ON tag USING hash (h);
-});
 my @dsn = Ledger::dsn_of_uri($c->uri('main'));
 my $l = Ledger->new(dir => "$c->{tmp}/ledger", writers => 2, dsn => \@dsn);
+my $load = Load->new(dir => "$c->{tmp}/load", dsn => \@dsn, lost_is_wrong => 1);
 $l->setup($c);
+$load->setup($c);
 
-# ---- load whose every answer is checked; each process notes how far it is, and what went wrong ----
-my @clients;
-sub client
-{
-	my ($name, $code) = @_;
-	my $parent = $$;
-	my $pid = fork() // die;
-	if (!$pid)
-	{
-		my $n = count_of("$c->{tmp}/n-$name");
-		$SIG{TERM} = sub { POSIX::_exit(0) };
-		while (getppid() == $parent)
-		{
-			my $dbh = eval { DBI->connect(@dsn, { RaiseError => 1, PrintError => 0, PrintWarn => 0, Warn => 0, AutoCommit => 1 }) };
-			if (!$dbh) { note_error($name, "connect: $DBI::errstr"); sleep 0.1; next; }
-			eval {
-				while (getppid() == $parent)
-				{
-					my $wrong = $code->($dbh);
-					note_error($name, "wrong answer: $wrong") if $wrong;
-					open my $f, '>', "$c->{tmp}/n-$name.new" or die; print $f ++$n; close $f;
-					rename "$c->{tmp}/n-$name.new", "$c->{tmp}/n-$name";
-				}
-			};
-			note_error($name, $@) if $@;
-			sleep 0.1;
-		}
-		POSIX::_exit(0);
-	}
-	push @clients, $pid;
-	return;
-}
-
-sub note_error { my ($name, $text) = @_; open my $f, '>>', "$c->{tmp}/errors" or return; print $f "$name: $text\n"; close $f; return; }
-sub errors { open my $f, '<', "$c->{tmp}/errors" or return ''; local $/; my $e = <$f>; close $f; unlink "$c->{tmp}/errors"; return $e // ''; }
-
-my @names = qw(reader updater tagger);
-sub start_load
-{
-	$l->start;
-	client(reader => sub {
-		my ($dbh) = @_;
-		my ($n, $sum) = $dbh->selectrow_array('SELECT count(*), sum(v) FROM account');
-		return $n == 6000 && $sum == 600000 ? '' : "account: $n, $sum";
-	});
-	client(updater => sub {
-		my ($dbh) = @_;
-		$dbh->begin_work;
-		my ($a, $b) = sort { $a <=> $b } map { 1 + int rand 6000 } 1 .. 2;
-		$dbh->do('UPDATE account SET v = v - 1 WHERE id = ?', undef, $a);
-		$dbh->do('UPDATE account SET v = v + 1 WHERE id = ?', undef, $b);
-		$dbh->commit;
-		return '';
-	});
-	client(tagger => sub {
-		my ($dbh) = @_;
-		my $i = 1 + int rand 3000;
-		$dbh->do(q{UPDATE tag SET words = words || ('y' || (random() * 50)::int), place = point(id, random()), h = h + 3000 WHERE id = ?}, undef, $i);
-		my ($n) = $dbh->selectrow_array(q{SET enable_seqscan = off; SELECT count(*) FROM tag WHERE words @> ARRAY['w7']});
-		my ($m) = $dbh->selectrow_array(q{SELECT count(*) FROM tag WHERE h % 3000 = 7 AND h = ANY (ARRAY(SELECT 7 + 3000 * g FROM generate_series(0, 20) g))});
-		return $n == 30 && $m == 1 ? '' : "tag: $n, $m";
-	});
-	return;
-}
-
-sub stop_load
-{
-	kill 'TERM', @clients;
-	# those that wait inside libpq for a server do not listen
-	my $end = time + 5;
-	my @left = @clients;
-	while (@left && time < $end) { @left = grep { waitpid($_, POSIX::WNOHANG()) == 0 } @left; sleep 0.05; }
-	kill 'KILL', @left;
-	waitpid $_, 0 for @left;
-	@clients = ();
-	$l->stop;
-	return;
-}
-
-END { local $?; kill 'KILL', @clients if @clients; }
-
-sub count_of { my ($f) = @_; open my $h, '<', $f or return 0; local $/; my $n = <$h>; return $n || 0; }
-sub progress { return (map({ count_of("$c->{tmp}/n-$_") } @names), map({ my $n = () = count_of("$c->{tmp}/ledger/w$_") =~ /\n/g; $n } 1 .. 2)); }
+sub start_load { $l->start; $load->start; return; }
+sub stop_load { $load->stop; $l->stop; return; }
+sub errors { return $load->errors; }
+sub acked { my $n = 0; for my $w (1, 2) { open my $f, '<', "$c->{tmp}/ledger/w$w" or next; $n++ while <$f>; } return $n; }
 
 # Every client finishes something that it began after now.
 sub all_go_on
 {
-	my @before = progress();
-	return $c->poll('every client goes on', 90, sub { my @now = progress(); !grep { $now[$_] < $before[$_] + 2 } 0 .. $#now });
+	my $before = acked();
+	return $load->all_go_on($c) && $c->poll('commits go on', 60, sub { acked() > $before + 2 });
 }
 
 # Children of a server by what ps calls them.
@@ -188,10 +100,9 @@ for my $node (qw(pageserver-1 controller safekeeper-3))
 # ---- a pageserver that sleeps ----
 my @frozen = $c->freeze('pageserver-1');
 my $sleep_s = $ENV{NEON_ROUNDS} ? 40 : 8;
-my @before = progress();
+my $before = acked();
 sleep $sleep_s;
-my @after = progress();
-cmp_ok($after[3] + $after[4], '>', $before[3] + $before[4], "the pageserver sleeps for $sleep_s s: commits go on");
+cmp_ok(acked(), '>', $before, "the pageserver sleeps for $sleep_s s: commits go on");
 $c->thaw(@frozen);
 ok(all_go_on(), 'it wakes up: everything goes on');
 is(errors(), '', 'without an error');
@@ -209,7 +120,7 @@ sub check_all
 	my ($what) = @_;
 	my ($acked, $missing) = $l->check;
 	is_deeply($missing, [], "$what: all $acked acknowledged commits are there");
-	is($c->sql('main', 'SELECT count(*), sum(v) FROM account'), '6000|600000', "$what: the sum is right");
+	is($c->sql('main', 'SELECT count(*), sum(v) FROM account'), Load::total(), "$what: the sum is right");
 	return;
 }
 check_all('after all that');
