@@ -1,0 +1,93 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- ---------------------------------------------------------------- one door for the neon extension
+
+-- Which tenant a caller means: a tenant's credential is its tenant; an administrator names one, or there is only one.
+CREATE FUNCTION callers_tenant(args jsonb) RETURNS text LANGUAGE plpgsql STABLE AS $$
+DECLARE
+	id_found text;
+	n int;
+BEGIN
+	IF session_user LIKE 'neon\_t\_%' THEN
+		RETURN substr(session_user, 8);
+	END IF;
+	IF nullif(current_setting('neon.tenant', true), '') IS NOT NULL THEN
+		SELECT id INTO id_found FROM @extschema@.tenants WHERE name = current_setting('neon.tenant') OR id = current_setting('neon.tenant');
+		IF NOT FOUND THEN
+			RAISE EXCEPTION 'tenant "%" does not exist', current_setting('neon.tenant') USING ERRCODE = 'NE010',
+				HINT = 'See neon_tenants for those there are.';
+		END IF;
+		RETURN id_found;
+	END IF;
+	SELECT count(*), min(id) INTO n, id_found FROM @extschema@.tenants;
+	IF n <> 1 THEN
+		RAISE EXCEPTION 'there are % tenants, and none was named', n USING ERRCODE = 'NE010',
+			HINT = 'SET neon.tenant = ''name'' first.';
+	END IF;
+	RETURN id_found;
+END $$;
+
+CREATE FUNCTION api(fn text, args jsonb, timeline_id text = NULL) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	is_admin bool := session_user NOT LIKE 'neon\_t\_%';
+	t text;
+	here text;
+BEGIN
+	IF fn IN ('create_tenant', 'drop_tenant', 'nodes') AND NOT is_admin THEN
+		RAISE EXCEPTION 'only the cluster''s administrator may do that' USING ERRCODE = 'insufficient_privilege',
+			HINT = 'Connect to the controller as a superuser.';
+	END IF;
+	CASE fn
+		WHEN 'create_tenant' THEN RETURN to_jsonb(@extschema@.create_tenant(args ->> 'name'));
+		WHEN 'drop_tenant' THEN PERFORM @extschema@.drop_tenant(args ->> 'name'); RETURN NULL;
+		WHEN 'nodes' THEN
+			RETURN (SELECT coalesce(jsonb_agg(to_jsonb(n) - 'admin_connstring' ORDER BY role, node_id), '[]') FROM @extschema@.nodes n);
+		WHEN 'tenants' THEN
+			RETURN (SELECT coalesce(jsonb_agg(jsonb_build_object('id', id, 'name', name, 'created_at', created_at) ORDER BY name), '[]')
+				FROM @extschema@.tenants WHERE is_admin OR id = substr(session_user, 8));
+		WHEN 'branches' THEN
+			RETURN (SELECT coalesce(jsonb_agg(jsonb_build_object('tenant', b.tenant, 'name', b.name, 'timeline_id', l.id,
+					'parent', pb.name, 'start_lsn', l.start_lsn, 'created_at', b.created_at) ORDER BY b.created_at), '[]')
+				FROM @extschema@.branches b JOIN @extschema@.timelines l ON l.id = b.timeline
+				LEFT JOIN @extschema@.branches pb ON pb.timeline = l.ancestor
+				WHERE is_admin OR b.tenant = substr(session_user, 8));
+		WHEN 'endpoints' THEN
+			RETURN (SELECT coalesce(jsonb_agg(jsonb_build_object('tenant', e.tenant, 'name', e.name, 'branch', b.name, 'mode', 'read-write',
+					'state', CASE WHEN @extschema@.endpoint_pid(e) IS NOT NULL THEN 'running' WHEN e.wanted = 'running' THEN 'stopped' ELSE 'suspended' END,
+					'pid', @extschema@.endpoint_pid(e), 'host', e.host, 'port', e.port,
+					'data_directory', CASE WHEN is_admin THEN e.directory END, 'started_at', e.started_at) ORDER BY e.created_at), '[]')
+				FROM @extschema@.endpoints e JOIN @extschema@.branches b ON b.timeline = e.timeline
+				WHERE is_admin OR e.tenant = substr(session_user, 8));
+		ELSE NULL;
+	END CASE;
+
+	t := @extschema@.callers_tenant(args);
+	SELECT b.name INTO here FROM @extschema@.branches b WHERE b.tenant = t AND b.timeline = timeline_id;
+	CASE fn
+		WHEN 'create_branch' THEN
+			RETURN to_jsonb(@extschema@.create_branch(t, args ->> 'name', coalesce(args ->> 'parent', here, 'main'),
+				(args ->> 'at_lsn')::pg_lsn, (args ->> 'at_time')::timestamptz));
+		WHEN 'drop_branch' THEN
+			IF args ->> 'name' = here THEN
+				RAISE EXCEPTION 'cannot drop the branch this session is connected to' USING ERRCODE = 'object_in_use',
+					HINT = 'Do it from another branch or from the controller.';
+			END IF;
+			PERFORM @extschema@.drop_branch(t, args ->> 'name', (args ->> 'cascade')::bool);
+		WHEN 'rename_branch' THEN PERFORM @extschema@.rename_branch(t, args ->> 'name', args ->> 'new_name');
+		WHEN 'create_endpoint' THEN
+			RETURN to_jsonb(@extschema@.create_endpoint(t, args ->> 'name', args ->> 'branch'));
+		WHEN 'start_endpoint' THEN RETURN to_jsonb(@extschema@.start_endpoint(t, args ->> 'name'));
+		WHEN 'suspend_endpoint' THEN PERFORM @extschema@.suspend_endpoint(t, args ->> 'name');
+		WHEN 'drop_endpoint' THEN PERFORM @extschema@.drop_endpoint(t, args ->> 'name');
+		WHEN 'connection_uri' THEN RETURN to_jsonb(@extschema@.connection_uri(t, coalesce(args ->> 'branch', here, 'main')));
+		WHEN 'current_branch' THEN RETURN to_jsonb(here);
+		WHEN 'lsn_at' THEN
+			RETURN to_jsonb(@extschema@.lsn_at(@extschema@.find_branch(t, coalesce(here, 'main')), (args ->> 'at')::timestamptz));
+		WHEN 'checkpoint' THEN PERFORM @extschema@.checkpoint(t);
+		ELSE
+			RAISE EXCEPTION 'unknown controller function "%"', fn USING ERRCODE = 'undefined_function',
+				HINT = 'The neon extension here is newer than the controller.';
+	END CASE;
+	RETURN NULL;
+END $$;
+COMMENT ON FUNCTION api(text, jsonb, text) IS 'what the neon extension calls, here or from an endpoint';

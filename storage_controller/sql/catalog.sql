@@ -1,0 +1,87 @@
+\echo Use "CREATE EXTENSION neon_controller" to load this file. \quit
+
+-- SPDX-License-Identifier: Apache-2.0
+--
+-- What must last is in tables: nodes, tenants, timelines, branches, endpoints.  Whatever a node or a process can
+-- tell about itself is asked when it is needed.
+--
+-- Order of every change: what is created is created on the nodes first, idempotently and under a new id, then comes the row that
+-- makes it real; what is dropped loses its row first.  A crash between the two leaves something on a node that no row names,
+-- and never a row that names nothing.  For timelines it is noted before (leftovers), and cleaned up later.
+--
+-- Locks: functions that change a tenant take its row FOR UPDATE, so that changes of one tenant are one after another.
+
+CREATE TABLE nodes (
+	name text PRIMARY KEY CHECK (name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
+	role text NOT NULL CHECK (role IN ('controller', 'pageserver', 'safekeeper', 'compute')),
+	node_id int NOT NULL,
+	host text NOT NULL,
+	port int NOT NULL,
+	admin_connstring text NOT NULL,		-- superuser, database postgres
+	registered_at timestamptz NOT NULL DEFAULT now(),
+	UNIQUE (role, node_id)
+);
+COMMENT ON TABLE nodes IS 'servers of the cluster; the compute role marks a host that can run endpoints';
+
+CREATE TABLE tenants (
+	id text PRIMARY KEY CHECK (id ~ '^[0-9a-f]{32}$'),
+	name text NOT NULL UNIQUE,
+	node_password text NOT NULL,		-- of role neon_t_<id> on every node
+	role_password text NOT NULL,		-- of role postgres inside the tenant's databases, as it was created
+	created_at timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE timelines (
+	id text PRIMARY KEY CHECK (id ~ '^[0-9a-f]{32}$'),
+	tenant text NOT NULL REFERENCES tenants,
+	ancestor text REFERENCES timelines,
+	start_lsn pg_lsn NOT NULL,			-- the branch point, or the end of a new cluster's log
+	system_id text NOT NULL,
+	wal_seg_size int NOT NULL,
+	pageserver text NOT NULL REFERENCES nodes,
+	safekeepers text[] NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX ON timelines (tenant);
+CREATE INDEX ON timelines (ancestor);
+
+CREATE TABLE branches (
+	tenant text NOT NULL REFERENCES tenants,
+	name text NOT NULL CHECK (name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
+	timeline text NOT NULL UNIQUE REFERENCES timelines,
+	created_at timestamptz NOT NULL DEFAULT now(),
+	PRIMARY KEY (tenant, name)
+);
+
+CREATE TABLE endpoints (
+	tenant text NOT NULL REFERENCES tenants,
+	name text NOT NULL CHECK (name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
+	timeline text NOT NULL UNIQUE REFERENCES timelines,		-- one writer a timeline
+	compute text NOT NULL REFERENCES nodes,
+	directory text NOT NULL UNIQUE,
+	host text NOT NULL,
+	port int NOT NULL,
+	wanted text NOT NULL DEFAULT 'running' CHECK (wanted IN ('running', 'suspended')),
+	settings jsonb NOT NULL DEFAULT '{}',
+	created_at timestamptz NOT NULL DEFAULT now(),
+	started_at timestamptz,
+	PRIMARY KEY (tenant, name),
+	UNIQUE (compute, port)
+);
+
+-- Timelines that nodes may have and nobody wants: being created, or dropped and not yet gone everywhere.  Written by transactions
+-- of their own (see aside), so that it outlives the failure of what it is about.  Not dumped: old notes about timelines that
+-- were finished later would be dangerous, and a timeline that has a row is never cleaned up.
+CREATE TABLE leftovers (
+	timeline text PRIMARY KEY,
+	tenant text NOT NULL,
+	pageserver text NOT NULL,
+	safekeepers text[] NOT NULL,
+	noted_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+SELECT pg_catalog.pg_extension_config_dump('nodes', '');
+SELECT pg_catalog.pg_extension_config_dump('tenants', '');
+SELECT pg_catalog.pg_extension_config_dump('timelines', '');
+SELECT pg_catalog.pg_extension_config_dump('branches', '');
+SELECT pg_catalog.pg_extension_config_dump('endpoints', '');

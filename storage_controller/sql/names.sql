@@ -1,0 +1,37 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- ---------------------------------------------------------------- names to rows
+
+CREATE FUNCTION check_name(name text, what text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	IF name IS NULL OR name !~ '^[a-z0-9][a-z0-9_-]{0,62}$' THEN
+		RAISE EXCEPTION 'invalid % name "%"', what, name USING ERRCODE = 'invalid_name',
+			HINT = 'Names have up to 63 lower-case letters, digits, "_" and "-", and begin with a letter or digit.';
+	END IF;
+END $$;
+
+CREATE FUNCTION find_branch(tenant_id text, branch text) RETURNS timelines LANGUAGE plpgsql STABLE AS $$
+DECLARE tl @extschema@.timelines;
+BEGIN
+	SELECT l.* INTO tl FROM @extschema@.branches b JOIN @extschema@.timelines l ON l.id = b.timeline
+	WHERE b.tenant = tenant_id AND b.name = branch;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'branch "%" does not exist', branch USING ERRCODE = 'NE003', HINT = 'See neon_branches for those there are.';
+	END IF;
+	RETURN tl;
+END $$;
+
+CREATE FUNCTION find_endpoint(tenant_id text, endpoint text) RETURNS endpoints LANGUAGE plpgsql AS $$
+DECLARE e @extschema@.endpoints;
+BEGIN
+	SELECT * INTO e FROM @extschema@.endpoints WHERE tenant = tenant_id AND name = endpoint FOR UPDATE;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'endpoint "%" does not exist', endpoint USING ERRCODE = 'NE004', HINT = 'See neon_endpoints for those there are.';
+	END IF;
+	RETURN e;
+END $$;
+
+CREATE FUNCTION lock_tenant(tenant_id text) RETURNS tenants LANGUAGE sql AS $$
+	SELECT * FROM @extschema@.tenants WHERE id = tenant_id FOR UPDATE;
+$$;
+
+CREATE FUNCTION new_id() RETURNS text LANGUAGE sql VOLATILE AS $$ SELECT replace(gen_random_uuid()::text, '-', '') $$;

@@ -1,0 +1,68 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- ---------------------------------------------------------------- other nodes
+
+CREATE FUNCTION remote(conninfo text, who text, sql text, VARIADIC args text[] = '{}') RETURNS SETOF jsonb
+AS 'MODULE_PATHNAME', 'nc_remote' LANGUAGE C STRICT;
+COMMENT ON FUNCTION remote(text, text, text, text[]) IS 'run one statement on another server; rows of a SELECT as jsonb';
+
+CREATE FUNCTION on_node(node text, sql text, VARIADIC args text[] = '{}') RETURNS SETOF jsonb LANGUAGE plpgsql AS $$
+DECLARE n @extschema@.nodes;
+BEGIN
+	SELECT * INTO n FROM @extschema@.nodes WHERE name = node;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'node "%" is not registered', node USING ERRCODE = 'NE001', HINT = 'See neon_nodes.';
+	END IF;
+	RETURN QUERY SELECT * FROM @extschema@.remote(n.admin_connstring, format('%s "%s"', n.role, n.name), sql, VARIADIC args);
+END $$;
+COMMENT ON FUNCTION on_node(text, text, text[]) IS 'remote() on a registered node, as its administrator';
+
+CREATE FUNCTION register_node(name text, role text, node_id int, host text, port int, admin_connstring text) RETURNS void
+LANGUAGE sql AS $$
+	INSERT INTO @extschema@.nodes VALUES ($1, $2, $3, $4, $5, $6)
+	ON CONFLICT ON CONSTRAINT nodes_pkey DO UPDATE SET role = $2, node_id = $3, host = $4, port = $5, admin_connstring = $6;
+$$;
+COMMENT ON FUNCTION register_node(text, text, int, text, int, text) IS 'make a server known, or change its address';
+
+-- A transaction of its own in this database: its effect stays whatever becomes of ours.  It must not want rows that we have locked.
+CREATE FUNCTION aside(sql text, VARIADIC args text[] = '{}') RETURNS SETOF jsonb LANGUAGE sql AS $$
+	SELECT r FROM (SELECT name FROM @extschema@.nodes WHERE role = 'controller' ORDER BY node_id LIMIT 1) n,
+		@extschema@.on_node(n.name, sql, VARIADIC args) r;
+$$;
+
+-- What a compute of the tenant uses to reach a node.
+CREATE FUNCTION tenant_connstring(n nodes, t tenants) RETURNS text LANGUAGE sql STABLE AS $$
+	SELECT format('host=%s port=%s dbname=postgres user=neon_t_%s password=%s', n.host, n.port, t.id, t.node_password);
+$$;
+
+CREATE FUNCTION safekeepers_setting(tl timelines) RETURNS text LANGUAGE sql STABLE AS $$
+	SELECT string_agg(format('%s=%s', n.node_id, @extschema@.tenant_connstring(n, t)), ';' ORDER BY n.node_id)
+	FROM @extschema@.nodes n, @extschema@.tenants t WHERE n.name = ANY (tl.safekeepers) AND t.id = tl.tenant;
+$$;
+
+-- The timeline on its safekeepers; a quorum must answer, one that is away is told at the endpoint's next start.
+CREATE FUNCTION ensure_on_safekeepers(tl timelines) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+	sk text;
+	ok int := 0;
+	why text;
+	t @extschema@.tenants;
+	members text;
+BEGIN
+	SELECT * INTO STRICT t FROM @extschema@.tenants WHERE id = tl.tenant;
+	SELECT string_agg(node_id::text, ',' ORDER BY node_id) INTO members FROM @extschema@.nodes WHERE name = ANY (tl.safekeepers);
+	FOREACH sk IN ARRAY tl.safekeepers LOOP
+		BEGIN
+			PERFORM @extschema@.on_node(sk, 'SELECT neon_safekeeper.create_tenant($1, $2)', t.id, t.node_password);
+			PERFORM @extschema@.on_node(sk, 'SELECT neon_safekeeper.create_timeline($1, $2, $3, $4, $5, $6)',
+				tl.tenant, tl.id, tl.start_lsn::text, tl.system_id, tl.wal_seg_size::text, members);
+			ok := ok + 1;
+		EXCEPTION WHEN connection_exception OR sqlclient_unable_to_establish_sqlconnection OR connection_failure
+				OR cannot_connect_now OR admin_shutdown OR crash_shutdown THEN
+			why := format('%s: %s', sk, SQLERRM);
+		END;
+	END LOOP;
+	IF ok <= array_length(tl.safekeepers, 1) / 2 THEN
+		RAISE EXCEPTION 'only % of % safekeepers can be reached', ok, array_length(tl.safekeepers, 1)
+			USING ERRCODE = 'NE002', DETAIL = why, HINT = 'Start the safekeepers and try again.';
+	END IF;
+END $$;
