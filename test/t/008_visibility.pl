@@ -85,7 +85,7 @@ my %statement = (
 	w_cancel => [ 'INSERT INTO t VALUES (1)' ],
 	w_terminate => [ 'INSERT INTO t VALUES (2)' ],
 	w_sigterm => [ 'INSERT INTO t VALUES (3)' ],
-	w_timeout => [ 'SET statement_timeout = 100', 'DO $$ BEGIN INSERT INTO t VALUES (4); COMMIT; END $$' ],
+	w_timeout => [ 'SET statement_timeout = 8000', 'DO $$ BEGIN INSERT INTO t VALUES (4); COMMIT; END $$' ],
 	w_local => [ 'SET synchronous_commit = local', 'INSERT INTO t VALUES (5)' ],
 	w_gone => [ 'INSERT INTO t VALUES (6)' ],
 	w_update => [ 'UPDATE u SET v = 1 WHERE i = 1' ],
@@ -102,7 +102,7 @@ my %pid = map { $_ => pid_of($_) } keys %statement;
 $c->sql('main', "SELECT pg_cancel_backend($pid{w_cancel}), pg_terminate_backend($pid{w_terminate})");
 kill 'TERM', $pid{w_sigterm};
 $query{w_gone}{h}->kill_kill;
-ok($c->poll('cancel, timeout and terminate are answered', 60, sub {
+ok($c->poll('cancel, timeout and terminate are answered', 120, sub {
 	my $log = $c->local('logs', '-D', $c->{dir}, 'main');
 	my $cancelled = () = $log =~ /this commit can no longer be cancelled/g;
 	my $terminated = () = $log =~ /terminating connection while a commit waits/g;
