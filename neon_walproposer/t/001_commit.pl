@@ -51,7 +51,8 @@ ok(WalCluster::wait_for_waiter($compute, 'INSERT%(4)'), 'a terminated commit goe
 is($compute->safe_psql('postgres', $count), 2, '... and is not visible');
 
 # statement_timeout (it runs inside a procedure's commit only), synchronous_commit = local, and PREPARE
-my $timed = WalCluster::start_query($compute, 'SET statement_timeout = 100', 'DO $$ BEGIN INSERT INTO t VALUES (5); COMMIT; END $$');
+my $log_so_far = -s $compute->logfile;
+my $timed = WalCluster::start_query($compute, 'SET statement_timeout = 8000', 'DO $$ BEGIN INSERT INTO t VALUES (5); COMMIT; END $$');
 ok(WalCluster::wait_for_waiter($compute, 'DO%(5)%'), 'the commit of a procedure waits');
 my $local = WalCluster::start_query($compute, "SET synchronous_commit = local", "INSERT INTO t VALUES (9)");
 ok(WalCluster::wait_for_waiter($compute, '%(9)'), 'synchronous_commit = local waits for the quorum, too');
@@ -73,6 +74,8 @@ is($compute->safe_psql('postgres', 'SELECT pg_current_wal_flush_lsn() < pg_curre
 # nobody else may become the proposer
 my ($out, $err) = run_command([ 'psql', '-XAt', '-d', $compute->connstr() . " replication=true options='-c neon.proposer_key=x'", '-c', 'IDENTIFY_SYSTEM' ]);
 like($err, qr/may not become the proposer/, 'the takeover needs the key');
+
+$compute->wait_for_log(qr/this commit can no longer be cancelled/, $log_so_far);
 
 # one comes back
 $cluster->safekeeper(2)->start;

@@ -56,6 +56,7 @@ sub lost_after_crash
 	$c->sql('main', $before) if $before;
 	$l->start;
 	sleep 1;
+	$c->poll('commits are acknowledged', 60, sub { -s "$c->{tmp}/ledger$ledgers/w1" > 100 && -s "$c->{tmp}/ledger$ledgers/w2" > 100 });
 	if (my $honest = delete $control{wait_for})
 	{
 		$l->stop;
