@@ -95,7 +95,7 @@ persist(neon_acceptor *a, const neon_acceptor_storage *io, void *arg,
 	next.history = history != NULL ? history : &a->history;
 	next.commit_lsn = neon_max_lsn(commit_lsn, a->commit_lsn);
 	next.truncate_lsn = a->truncate_lsn;
-#ifdef NEON_BREAK_VOTE_NOT_PERSISTED
+#ifdef NEON_BREAK_TERM_AFTER_ANSWER
 	if (conf != NULL || history != NULL || term == 0)
 #endif
 		if (!io->persist_state(arg, &next))
@@ -254,8 +254,10 @@ check_start(context *c, const neon_msg_elected *m)
 	if (point > flush)
 		return refuse_lsns(c, NEON_REFUSE_MISMATCH, "start of streaming beyond the log", point, flush);
 #endif
+#ifndef NEON_BREAK_TRUNCATE_BELOW_COMMIT
 	if (point < a->commit_lsn)
 		return refuse_lsns(c, NEON_REFUSE_COMMITTED, "committed WAL would be truncated", point, a->commit_lsn);
+#endif
 	return NEON_ACCEPTOR_NOTHING;
 }
 
@@ -362,7 +364,11 @@ on_append(context *c, const uint8_t *msg, size_t len)
 	{
 		neon_lsn	write_lsn = c->io->write_lsn(c->arg);
 
+#ifdef NEON_BREAK_APPEND_WITH_GAP
+		if (m.begin_lsn < write_lsn)
+#else
 		if (m.begin_lsn != write_lsn)
+#endif
 			return refuse_lsns(c, NEON_REFUSE_POSITION, "append does not begin at the end of the log",
 							   m.begin_lsn, write_lsn);
 		if (!c->io->wal_write(c->arg, m.begin_lsn, wal, (size_t) (m.end_lsn - m.begin_lsn)))

@@ -86,6 +86,9 @@ neon_history_common(const neon_term_history *leader, const neon_term_history *ac
 	leader_end = l < leader->n ? leader->e[l].lsn : NEON_LSN_MAX;
 	acceptor_end = a < neon_history_visible(acceptor, acceptor_flush_lsn) ? acceptor->e[a].lsn : acceptor_flush_lsn;
 	*point = neon_min_lsn(leader_end, acceptor_end);
+#ifdef NEON_BREAK_TRUNCATE_BELOW_COMMIT
+	*point = leader->e[l - 1].lsn;	/* the whole of the last common term again */
+#endif
 	return NEON_COMMON_FOUND;
 }
 

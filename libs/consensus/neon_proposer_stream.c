@@ -119,6 +119,9 @@ neon_proposer_announce(neon_proposer *p, int i)
 	 * One acceptor that contradicts the rest is left alone; the others may be a quorum.  It may be damaged, or a former
 	 * member that was added again without being made anew.
 	 */
+#ifdef NEON_BREAK_TRUNCATE_BELOW_COMMIT
+	peer->vote_commit_lsn = peer->flush_lsn = NEON_LSN_INVALID;
+#endif
 	if (common == NEON_COMMON_BROKEN || (common == NEON_COMMON_FOUND && start < peer->vote_commit_lsn))
 	{
 		snprintf(detail, sizeof(detail), "its log contradicts ours: they part at " NEON_LSN_FMT

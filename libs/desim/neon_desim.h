@@ -60,6 +60,11 @@ typedef struct neon_sim_net_handlers
 extern neon_sim_net *neon_sim_net_new(neon_sim *sim, const neon_sim_net_handlers *handlers, void *arg);
 extern void neon_sim_net_free(neon_sim_net *net);
 extern void neon_sim_net_delays(neon_sim_net *net, uint64_t low_us, uint64_t high_us, uint32_t cut_per_10000);
+/*
+ * Now and then a message, and what is sent behind it, comes much later, as after a lost packet, and half of the senders do not wait
+ * for that but see the connection end.  Other connections overtake it.
+ */
+extern void neon_sim_net_stalls(neon_sim_net *net, uint32_t stall_per_10000);
 extern void neon_sim_net_block(neon_sim_net *net, int node_a, int node_b, bool blocked);
 extern bool neon_sim_net_blocked(const neon_sim_net *net, int node_a, int node_b);
 

@@ -13,6 +13,8 @@
 #include <string.h>
 
 #define BLOCKED_RETRY_US	20000
+#define STALL_LOW_US		20000
+#define STALL_HIGH_US		1000000
 
 typedef struct message
 {
@@ -51,6 +53,7 @@ struct neon_sim_net
 	uint64_t	delay_low_us;
 	uint64_t	delay_high_us;
 	uint32_t	cut_per_10000;
+	uint32_t	stall_per_10000;
 	bool		blocked[NEON_SIM_MAX_NODES][NEON_SIM_MAX_NODES];
 };
 
@@ -106,6 +109,12 @@ neon_sim_net_delays(neon_sim_net *net, uint64_t low_us, uint64_t high_us, uint32
 }
 
 void
+neon_sim_net_stalls(neon_sim_net *net, uint32_t stall_per_10000)
+{
+	net->stall_per_10000 = stall_per_10000;
+}
+
+void
 neon_sim_net_block(neon_sim_net *net, int node_a, int node_b, bool blocked)
 {
 	net->blocked[node_a][node_b] = blocked;
@@ -149,6 +158,8 @@ deliver(void *arg, uint64_t side, uint64_t unused)
 	free(m);
 }
 
+static void break_direction(neon_sim_conn *conn, int to_side);
+
 static void
 enqueue(neon_sim_conn *conn, int to_side, const void *bytes, size_t len, bool eof)
 {
@@ -156,10 +167,16 @@ enqueue(neon_sim_conn *conn, int to_side, const void *bytes, size_t len, bool eo
 	neon_sim   *sim = conn->net->sim;
 	uint64_t	now = neon_sim_now_us(sim);
 	uint64_t	at = now + neon_sim_between(sim, conn->net->delay_low_us, conn->net->delay_high_us);
+	bool		lost_patience = false;
 	message    *m;
 
 	if (d->ended)
 		return;
+	if (!eof && conn->net->stall_per_10000 > 0 && neon_sim_chance(sim, conn->net->stall_per_10000))
+	{
+		at += neon_sim_between(sim, STALL_LOW_US, STALL_HIGH_US);
+		lost_patience = neon_sim_below(sim, 2) == 0;
+	}
 	m = malloc(sizeof(*m) + len);
 	if (m == NULL)
 		exit(2);
@@ -175,6 +192,34 @@ enqueue(neon_sim_conn *conn, int to_side, const void *bytes, size_t len, bool eo
 		at = d->arrival_us + 1;
 	d->arrival_us = at;
 	neon_sim_after(sim, at - now, deliver, conn, (uint64_t) to_side, 0);
+	if (lost_patience)
+		break_direction(conn, 1 - to_side);
+}
+
+/* Drop a random suffix of one direction, then its end. */
+static void
+break_direction(neon_sim_conn *conn, int to_side)
+{
+	direction  *d = &conn->to[to_side];
+	uint64_t	n = 0;
+	uint64_t	keep;
+	message   **at = &d->head;
+
+	if (d->ended)
+		return;
+	for (message *m = d->head; m != NULL; m = m->next)
+		n++;
+	for (keep = neon_sim_below(conn->net->sim, n + 1); keep > 0; keep--)
+		at = &(*at)->next;
+	while (*at != NULL)
+	{
+		message    *m = *at;
+
+		*at = m->next;
+		free(m);
+	}
+	d->tail = at;
+	enqueue(conn, to_side, NULL, 0, true);
 }
 
 static void
@@ -238,32 +283,6 @@ neon_sim_close(neon_sim_conn *conn, int side)
 		return;
 	conn->hears[side] = false;
 	enqueue(conn, 1 - side, NULL, 0, true);
-}
-
-/* Drop a random suffix of one direction, then its end. */
-static void
-break_direction(neon_sim_conn *conn, int to_side)
-{
-	direction  *d = &conn->to[to_side];
-	uint64_t	n = 0;
-	uint64_t	keep;
-	message   **at = &d->head;
-
-	if (d->ended)
-		return;
-	for (message *m = d->head; m != NULL; m = m->next)
-		n++;
-	for (keep = neon_sim_below(conn->net->sim, n + 1); keep > 0; keep--)
-		at = &(*at)->next;
-	while (*at != NULL)
-	{
-		message    *m = *at;
-
-		*at = m->next;
-		free(m);
-	}
-	d->tail = at;
-	enqueue(conn, to_side, NULL, 0, true);
 }
 
 void

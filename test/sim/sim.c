@@ -138,6 +138,32 @@ part(sim_world *w)
 		block_for(w, SIM_COMPUTE_NODE(c->index), (int) neon_sim_below(w->sim, (uint64_t) w->n_nodes), us);
 }
 
+/*
+ * A new compute sees two nodes, then only one of them, whose log grows alone; or dies while it brings the other forward.
+ * Logs differ in length and in terms, and what an old term left is copied by a newer one: figure 8 of the Raft paper.
+ */
+static void
+leave_tail(sim_world *w, sim_compute *c)
+{
+	int			first = (int) neon_sim_below(w->sim, (uint64_t) w->n_nodes);
+	int			second = (first + 1 + (int) neon_sim_below(w->sim, (uint64_t) w->n_nodes - 1)) % w->n_nodes;
+
+	if (c->stage == SIM_RUN && neon_sim_below(w->sim, 2) == 0)
+	{
+		/* alone with one node */
+		for (int i = 0; i < w->n_nodes; i++)
+			if (i != first)
+				block_for(w, SIM_COMPUTE_NODE(c->index), i, 10000000);
+		return;
+	}
+	sim_compute_kill(c, "replaced");
+	sim_compute_start(w);
+	c = w->computes[w->n_computes - 1];
+	for (int i = 0; i < w->n_nodes; i++)
+		if (i != first && i != second)
+			block_for(w, SIM_COMPUTE_NODE(c->index), i, 10000000);
+}
+
 static void
 trouble(void *arg, uint64_t period_us, uint64_t unused)
 {
@@ -161,6 +187,11 @@ trouble(void *arg, uint64_t period_us, uint64_t unused)
 		for (int i = 0; i < w->n_nodes; i++)
 			if (neon_sim_below(w->sim, 3) == 0)
 				block_for(w, SIM_COMPUTE_NODE(c->index), i, neon_sim_between(w->sim, 10000, 1000000));
+		return;
+	}
+	if (w->tails && neon_sim_below(w->sim, 4) != 0)
+	{
+		leave_tail(w, c);
 		return;
 	}
 	switch (neon_sim_below(w->sim, 16))
@@ -215,6 +246,7 @@ world_new(uint64_t seed, bool verbose)
 	w->membership = neon_sim_below(w->sim, 2) == 0;
 	w->n_nodes = w->membership || neon_sim_below(w->sim, 4) == 0 ? 5 : 3;
 	w->narrow = neon_sim_below(w->sim, 3) == 0;
+	w->tails = w->n_nodes == 3 && neon_sim_below(w->sim, 2) == 0;
 	w->faults = true;
 	w->write_limit = SIM_WAL_END - SIM_WAL_RESERVE;
 	w->storage_fault_per_10000 = neon_sim_below(w->sim, 2) == 0 ? 0 : 30;
@@ -265,6 +297,7 @@ peace(sim_world *w)
 	neon_sim_trace(w->sim, "--- peace: everything heals ---");
 	w->faults = false;
 	neon_sim_net_delays(w->net, 100, 1000, 0);
+	neon_sim_net_stalls(w->net, 0);
 	for (int a = 0; a < NEON_SIM_MAX_NODES; a++)
 		for (int b = 0; b < w->n_nodes; b++)
 			neon_sim_net_block(w->net, a, b, false);
@@ -304,6 +337,7 @@ run(uint64_t seed, bool verbose)
 	uint64_t	fingerprint;
 
 	neon_sim_net_delays(w->net, 100, neon_sim_between(w->sim, 500, 30000), (uint32_t) neon_sim_below(w->sim, 20));
+	neon_sim_net_stalls(w->net, (uint32_t) neon_sim_below(w->sim, 20));
 	sim_compute_start(w);
 	trouble(w, neon_sim_between(w->sim, 100000, 800000), 0);
 	while (neon_sim_now_us(w->sim) < FAULTS_US && w->n_computes < SIM_MAX_COMPUTES - 8 && neon_sim_step(w->sim))

@@ -70,6 +70,9 @@ extern void sim_node_closed(sim_node *n, neon_sim_conn *conn);
 extern bool sim_node_configure(sim_node *n, const neon_configuration *conf);
 extern bool sim_node_raise_term(sim_node *n, neon_term term);
 extern bool sim_node_pull(sim_node *n, const sim_node *from, const neon_configuration *conf, neon_term term);
+/* Its storage; and: set all positions to a record end, found from the beginning of the log. */
+extern const neon_acceptor_storage sim_storage;
+extern void sim_storage_position(sim_node *n, neon_lsn to);
 /* What a donor serves to a proposer that recovers a laggard. */
 extern const uint8_t *sim_node_read(sim_node *n, neon_term term, neon_lsn begin, neon_lsn end);
 
@@ -192,6 +195,7 @@ struct sim_world
 	sim_controller controller;
 	bool		membership;		/* members change in this run */
 	bool		narrow;			/* computes often see only some of the nodes */
+	bool		tails;			/* computes leave long tails on one node and die in the middle of recoveries */
 	bool		faults;			/* crashes and failures may happen */
 	uint32_t	storage_fault_per_10000;
 	neon_lsn	write_limit;	/* computes stop writing here */

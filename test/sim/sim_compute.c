@@ -140,7 +140,7 @@ donated(sim_compute *c, int i, const neon_msg_append *h)
 	f->ready = false;
 	f->begin = h->begin_lsn;
 	f->end = h->end_lsn;
-	neon_sim_after(c->w->sim, neon_sim_between(c->w->sim, 200, 5000), fetch_done, c,
+	neon_sim_after(c->w->sim, neon_sim_between(c->w->sim, 200, c->w->tails ? 20000 : 5000), fetch_done, c,
 				   (uint64_t) i | (uint64_t) donor << 8, c->epoch);
 	return NULL;
 }

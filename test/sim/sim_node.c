@@ -1,8 +1,8 @@
 /*
- * sim_node.c - a safekeeper of the simulation: the acceptor, a disk that forgets, several connections at once.
+ * sim_node.c - a safekeeper of the simulation: the acceptor, its life and death, several connections at once.
  *
  * Appends are flushed later, by an event of their own, so that votes and elections of other connections come in
- * between.  Every storage function may crash the node before, within or after its effect.
+ * between.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -21,148 +21,6 @@ typedef struct session
 	bool		open;
 	struct session *next;
 } session;
-
-/* ---- storage ---- */
-
-/* Shall this storage call crash the node here? */
-static bool
-crashes(sim_node *n)
-{
-	if (n->crash_now)
-		return true;
-	if (n->w->faults && neon_sim_chance(n->w->sim, n->w->storage_fault_per_10000))
-		n->crash_now = true;
-	return n->crash_now;
-}
-
-static bool
-persist_state(void *arg, const neon_acceptor_durable *next)
-{
-	sim_node   *n = arg;
-
-	if (crashes(n))
-		return false;
-	if (next->term < n->term)
-		sim_fail(n->w, "node %d: its term falls from %llu to %llu", n->index, (unsigned long long) n->term,
-				 (unsigned long long) next->term);
-	n->conf = *next->conf;
-	n->term = next->term;
-	n->history = *next->history;
-	n->commit_lsn = next->commit_lsn;
-	n->truncate_lsn = next->truncate_lsn;
-	return !crashes(n);
-}
-
-static void
-scan_written(sim_node *n)
-{
-	neon_lsn	end;
-	neon_lsn	prev;
-
-	while (sim_record_at(n->wal.now, n->written_record_lsn, n->write_lsn, &end, &prev))
-	{
-		if (prev != n->written_record_start)
-			sim_fail(n->w, "node %d: the record at %llu names %llu as the one before, which is %llu", n->index,
-					 (unsigned long long) n->written_record_lsn, (unsigned long long) prev,
-					 (unsigned long long) n->written_record_start);
-		n->written_record_start = n->written_record_lsn;
-		n->written_record_lsn = end;
-	}
-}
-
-static bool
-wal_write(void *arg, neon_lsn begin, const uint8_t *bytes, size_t len)
-{
-	sim_node   *n = arg;
-
-	if (crashes(n))
-		return false;
-	if (begin != n->write_lsn || begin + len > SIM_WAL_END + SIM_RECORD_MAX)
-		sim_fail(n->w, "node %d: write at %llu, its log ends at %llu", n->index,
-				 (unsigned long long) begin, (unsigned long long) n->write_lsn);
-	neon_sim_disk_write(&n->wal, begin - SIM_WAL_START, bytes, len);
-	n->write_lsn = begin + len;
-	scan_written(n);
-	return true;
-}
-
-static bool
-wal_flush(void *arg)
-{
-	sim_node   *n = arg;
-
-	if (crashes(n))
-		return false;
-	neon_sim_disk_sync(&n->wal);
-	n->flush_record_lsn = n->written_record_lsn;
-	n->flush_record_start = n->written_record_start;
-	return !crashes(n);
-}
-
-/* Set all positions to the record end `to`, which is found from the beginning of the log. */
-static void
-position(sim_node *n, neon_lsn to)
-{
-	neon_lsn	end;
-	neon_lsn	prev;
-
-	n->write_lsn = to;
-	n->written_record_lsn = SIM_WAL_START;
-	n->written_record_start = 0;
-	while (sim_record_at(n->wal.now, n->written_record_lsn, to, &end, &prev))
-	{
-		n->written_record_start = n->written_record_lsn;
-		n->written_record_lsn = end;
-	}
-	n->flush_record_lsn = n->written_record_lsn;
-	n->flush_record_start = n->written_record_start;
-	n->write_lsn = n->written_record_lsn;
-}
-
-static bool
-wal_truncate(void *arg, neon_lsn to)
-{
-	sim_node   *n = arg;
-	size_t		at = to - SIM_WAL_START;
-
-	sim_check_truncate(n, to);
-	if (crashes(n))
-		return false;
-	position(n, to);
-	if (n->w->faults && neon_sim_chance(n->w->sim, 300))
-	{
-		/* an error of the disk in the middle, without a crash */
-		neon_sim_disk_write(&n->wal, at, NULL, neon_sim_below(n->w->sim, n->wal.bytes - at));
-		return false;
-	}
-	neon_sim_disk_write(&n->wal, at, NULL, n->wal.bytes - at);
-	if (crashes(n))
-		return false;
-	neon_sim_disk_sync(&n->wal);
-	return !crashes(n);
-}
-
-static neon_lsn
-write_lsn(void *arg)
-{
-	return ((sim_node *) arg)->write_lsn;
-}
-
-static neon_lsn
-flush_record_lsn(void *arg)
-{
-	return ((sim_node *) arg)->flush_record_lsn;
-}
-
-static neon_lsn
-last_record_start(void *arg)
-{
-	return ((sim_node *) arg)->flush_record_start;
-}
-
-static const neon_acceptor_storage storage = {
-	persist_state, wal_write, wal_flush, wal_truncate, write_lsn, flush_record_lsn, last_record_start
-};
 
 /* ---- life ---- */
 
@@ -212,7 +70,7 @@ sim_node_start(sim_node *n)
 		sim_fail(n->w, "node %d cannot load its own state", n->index);
 
 	/* The end of WAL is found by scanning; what follows it is durably removed (rule 2). */
-	position(n, SIM_WAL_END + SIM_RECORD_MAX);
+	sim_storage_position(n, SIM_WAL_END + SIM_RECORD_MAX);
 	neon_sim_disk_write(&n->wal, n->write_lsn - SIM_WAL_START, NULL, n->wal.bytes - (n->write_lsn - SIM_WAL_START));
 	neon_sim_disk_sync(&n->wal);
 	n->up = true;
@@ -315,7 +173,7 @@ flush_later(void *arg, uint64_t a, uint64_t b)
 	if (!s->node->up || s->incarnation != s->node->incarnation || !s->open)
 		return;
 	neon_writer_init(&reply, buf, sizeof(buf));
-	result = neon_acceptor_flush_and_reply(&s->node->acceptor, &s->s, &storage, s->node, &reply);
+	result = neon_acceptor_flush_and_reply(&s->node->acceptor, &s->s, &sim_storage, s->node, &reply);
 	after(s, result, &reply);
 }
 
@@ -347,7 +205,7 @@ sim_node_message(sim_node *n, neon_sim_conn *conn, const uint8_t *bytes, size_t 
 	if (len > 0)
 		story(n, bytes, len, neon_sim_conn_node(conn, 0) - SIM_MAX_ACCEPTORS);
 	neon_writer_init(&reply, buf, sizeof(buf));
-	result = neon_acceptor_message(&n->acceptor, &s->s, &storage, n, bytes, len, &reply);
+	result = neon_acceptor_message(&n->acceptor, &s->s, &sim_storage, n, bytes, len, &reply);
 	if (result == NEON_ACCEPTOR_FLUSH && !s->flush_scheduled)
 	{
 		s->flush_scheduled = true;
@@ -375,7 +233,7 @@ sim_node_configure(sim_node *n, const neon_configuration *conf)
 		return false;
 	if (n->acceptor.conf.generation > conf->generation)
 		return true;
-	ok = neon_acceptor_switch_configuration(&n->acceptor, &storage, n, conf, &why);
+	ok = neon_acceptor_switch_configuration(&n->acceptor, &sim_storage, n, conf, &why);
 	if (n->crash_now)
 		sim_node_crash(n, "in storage");
 	return ok;
@@ -384,7 +242,7 @@ sim_node_configure(sim_node *n, const neon_configuration *conf)
 bool
 sim_node_raise_term(sim_node *n, neon_term term)
 {
-	bool		ok = n->up && neon_acceptor_raise_term(&n->acceptor, &storage, n, term);
+	bool		ok = n->up && neon_acceptor_raise_term(&n->acceptor, &sim_storage, n, term);
 
 	if (n->crash_now)
 		sim_node_crash(n, "in storage");

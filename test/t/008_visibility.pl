@@ -51,7 +51,7 @@ sub quorum_lsn { return lsn_number($c->sql('main', 'SELECT pg_current_wal_flush_
 
 # ---- readers of WAL, before anything waits ----
 $c->sql('main', q{SELECT pg_create_logical_replication_slot('logical', 'test_decoding'); SELECT pg_create_logical_replication_slot('peek', 'test_decoding');
-	SELECT pg_create_physical_replication_slot('physical', true)});
+	SELECT pg_create_logical_replication_slot('get', 'test_decoding'); SELECT pg_create_physical_replication_slot('physical', true)});
 $c->sql('main', q{BEGIN; INSERT INTO p VALUES (1); PREPARE TRANSACTION 'before'});
 my $decoded = "$c->{tmp}/decoded";
 my $received = "$c->{tmp}/received";
@@ -85,7 +85,7 @@ my %statement = (
 	w_cancel => [ 'INSERT INTO t VALUES (1)' ],
 	w_terminate => [ 'INSERT INTO t VALUES (2)' ],
 	w_sigterm => [ 'INSERT INTO t VALUES (3)' ],
-	w_timeout => [ 'SET statement_timeout = 8000', 'DO $$ BEGIN INSERT INTO t VALUES (4); COMMIT; END $$' ],
+	w_timeout => [ q{SET statement_timeout = '10s'}, 'DO $$ BEGIN INSERT INTO t VALUES (4); COMMIT; END $$' ],
 	w_local => [ 'SET synchronous_commit = local', 'INSERT INTO t VALUES (5)' ],
 	w_gone => [ 'INSERT INTO t VALUES (6)' ],
 	w_update => [ 'UPDATE u SET v = 1 WHERE i = 1' ],
@@ -127,6 +127,10 @@ sub nothing_is_seen
 	unlike(slurp($decoded), qr/INSERT: i\[integer\]:[1-9]|UPDATE/, "$when: no row was decoded");
 	is($c->sql('main', q{SELECT count(*) FROM pg_logical_slot_peek_changes('peek', NULL, NULL) WHERE data LIKE 'table%' AND data NOT LIKE '%i[integer]:0'}),
 		'0', "$when: nor by pg_logical_slot_peek_changes");
+	is($c->sql('main', q{SELECT count(*) FROM pg_logical_slot_get_changes('get', NULL, NULL) WHERE data LIKE 'table%' AND data NOT LIKE '%i[integer]:0'}),
+		'0', "$when: nor by pg_logical_slot_get_changes");
+	is($c->sql('main', q{SELECT string_agg(slot_name, ' ') FROM pg_replication_slots WHERE greatest(confirmed_flush_lsn, restart_lsn) > '} . lsn_text($lsn) . q{'}),
+		'', "$when: no slot's position is behind the quorum's");
 	is(received_behind($lsn), 0, "$when: pg_receivewal got nothing behind the quorum's position");
 	is($c->sql('main', q{SELECT count(*) FROM pg_stat_replication WHERE application_name IN ('pg_recvlogical', 'pg_receivewal') AND sent_lsn > '} . lsn_text($lsn) . q{'}),
 		'0', "$when: and no walsender has sent more");
@@ -156,11 +160,11 @@ ok($c->poll('readers have all', 60, sub {
 	(grep { $d =~ /table public.t: INSERT: i\[integer\]:$_/ } 1 .. 7) == 7 && received_behind($lsn) > 0 && ($got .= notified()) eq 'firstsecond' }),
 	'decoded, received and notified then');
 
-# ---- a stop while two are dead ----
-$_->kill_kill for @readers;
+is($c->sql('main', q{SELECT count(*) FROM pg_logical_slot_get_changes('get', NULL, NULL) WHERE data LIKE 'table public.t%'}), '7', 'and by pg_logical_slot_get_changes: each row once');
+
+# ---- a stop while two are dead, with walsenders that still stream ----
 $listener->disconnect;
 $old_snapshot->disconnect;
-$c->sql('main', q{SELECT pg_drop_replication_slot('logical'), pg_drop_replication_slot('peek'), pg_drop_replication_slot('physical')});
 
 # Commit a row that only safekeeper $with can get; a fast stop; it is never acknowledged.
 sub stop_without_quorum
@@ -168,6 +172,7 @@ sub stop_without_quorum
 	my ($value, $with) = @_;
 	my @dead = grep { $_ != $with } 1 .. 3;
 	$c->kill9("safekeeper-$_") for @dead;
+	my $quorum = quorum_lsn();
 	begin_query("w_stop$value", "INSERT INTO t VALUES ($value)");
 	ok($c->poll('it waits', 60, sub { waiters() eq "w_stop$value" }), 'with two safekeepers dead a commit waits');
 	my $end = $c->sql('main', 'SELECT pg_current_wal_lsn()');
@@ -178,10 +183,13 @@ sub stop_without_quorum
 	like(`pg_controldata @{[ $c->status->{main}{dir} ]}`, qr{Database cluster state:\s+in production}, "without a shutdown checkpoint that says all is well");
 	ok(!end_query("w_stop$value"), 'the commit was not acknowledged');
 	is($query{"w_stop$value"}{out}, '', 'in no way');
+	unlike(slurp($decoded), qr/INSERT: i\[integer\]:$value/, 'its row was not decoded');
+	is(received_behind($quorum), 0, 'nothing behind the quorum was received');
 	return @dead;
 }
 
 my @dead = stop_without_quorum(20, 1);
+$_->kill_kill for @readers;
 $c->kill9('safekeeper-1');
 $c->start("safekeeper-$_") for @dead;
 $c->start('main');
