@@ -28,7 +28,11 @@
  * sequence     last_value and log_cnt, where values have been taken since they were logged, within what was logged
  *              (neon_page_truth.c)
  *
- * Content of deleted GIN pages and unused hash pages, which the server masks whole, is compared.
+ * gin          a page deleted from the pending list (GIN_DELETED and nothing else): redo makes an empty page of it, the server sets
+ *              the flag only.  So pd_lower, pd_upper, the content, and rightlink and maxoff of the special area; the flags count.
+ *              Pages deleted from posting trees, which the server's mask leaves out too, are compared
+ *
+ * Content of unused hash pages, which the server masks whole, is compared.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -247,6 +251,12 @@ neon_page_ignored_bits(const uint8_t page[NEON_BLCKSZ], const neon_page_context 
 			ignore_in_sequence(page, ignored);
 			break;
 		case NEON_PAGE_GIN:
+			if (get16(page + special + GIN_FLAGS) == GIN_DELETED)
+			{
+				ignore(ignored, PD_LOWER, 4);
+				ignore(ignored, PAGE_HEADER_BYTES, special + GIN_FLAGS - PAGE_HEADER_BYTES);
+			}
+			break;
 		case NEON_PAGE_BRIN_REVMAP:
 		case NEON_PAGE_VM:
 		case NEON_PAGE_OTHER:

@@ -77,6 +77,8 @@
 #define BRIN_FLAGS			4
 #define BRIN_EVACUATE_PAGE	0x0001
 
+#define GIN_FLAGS			6
+#define GIN_DELETED			0x0004
 #define GIN_FLAGS_END		0x0200
 
 #define SEQUENCE_MAGIC		0x1717

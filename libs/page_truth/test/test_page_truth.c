@@ -276,8 +276,36 @@ gin_page(void **state)
 	make_index(page, 8);
 	put(page + 8190, 0x0002, 2);
 	CHECK_BITS(page, context_of(0, 1, 0), INDEX_HOLE);
-	put(page + 8190, 0x0004, 2);	/* deleted: its content is compared, unlike in the server's mask */
+	put(page + 8190, 0x0007, 2);	/* deleted from a posting tree: its content is compared, unlike in the server's mask */
 	CHECK_BITS(page, context_of(0, 1, 0), INDEX_HOLE);
+}
+
+/* Deleted from the pending list: redo makes an empty page of it. */
+static void
+gin_deleted_page(void **state)
+{
+	uint8_t		ours[NEON_BLCKSZ],
+				theirs[NEON_BLCKSZ];
+
+	make_index(ours, 8);
+	put(ours + 8184, 77, 4);	/* rightlink */
+	put(ours + 8188, 2, 2);		/* maxoff */
+	put(ours + 8190, 0x0004, 2);
+	make_page(theirs, 0, 8184, 8);
+	put(theirs + 8184, 0xFFFFFFFF, 4);
+	put(theirs + 8190, 0x0004, 2);
+	assert_true(same(ours, theirs, context_of(0, 1, 0)));
+	/* every bit of the header but pd_lower and pd_upper, and the flags, count */
+	for (unsigned i = 8; i < NEON_BLCKSZ; i = i == 11 ? 16 : i == 23 ? 8190 : i + 1)
+		for (unsigned b = 0; b < 8; b++)
+		{
+			theirs[i] ^= 1 << b;
+			assert_false(same(ours, theirs, context_of(0, 1, 0)));
+			theirs[i] ^= 1 << b;
+		}
+	/* deleted in one of the two only */
+	put(theirs + 8190, 0x0010, 2);
+	assert_false(same(ours, theirs, context_of(0, 1, 0)));
 }
 
 static void
@@ -541,6 +569,7 @@ main(void)
 		cmocka_unit_test(hash_page),
 		cmocka_unit_test(gist_page),
 		cmocka_unit_test(gin_page),
+		cmocka_unit_test(gin_deleted_page),
 		cmocka_unit_test(spgist_page),
 		cmocka_unit_test(brin_page),
 		cmocka_unit_test(other_page),
