@@ -48,6 +48,31 @@ COMMENT ON FUNCTION neon_test_compare(regclass) IS
 	'for tests: number of the relation''s pages that differ from what the pageserver makes of the WAL';
 REVOKE ALL ON FUNCTION neon_test_compare(regclass) FROM PUBLIC;
 
+CREATE FUNCTION neon_page_truth_stats(
+	OUT waiting bigint, OUT verified bigint, OUT verified_empty bigint, OUT verified_released bigint, OUT verified_behind bigint,
+	OUT mismatches bigint, OUT skipped_fsm bigint, OUT skipped_build bigint, OUT skipped_newer bigint, OUT skipped_map bigint,
+	OUT skipped_proposer bigint, OUT skipped_stopping bigint, OUT skipped_no_history bigint, OUT waits bigint)
+	AS 'MODULE_PATHNAME', 'neon_page_truth_stats' LANGUAGE C VOLATILE PARALLEL SAFE;
+COMMENT ON FUNCTION neon_page_truth_stats() IS 'pages compared with the pageserver''s since the compute was started (neon.page_truth)';
+REVOKE ALL ON FUNCTION neon_page_truth_stats() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION neon_page_truth_stats() TO pg_monitor;
+
+CREATE VIEW pg_stat_neon_page_truth AS SELECT * FROM neon_page_truth_stats();
+COMMENT ON VIEW pg_stat_neon_page_truth IS 'pages compared with the pageserver''s since the compute was started (neon.page_truth)';
+REVOKE ALL ON pg_stat_neon_page_truth FROM PUBLIC;
+GRANT SELECT ON pg_stat_neon_page_truth TO pg_monitor;
+
+CREATE FUNCTION neon_page_truth_check() RETURNS bigint
+	AS 'MODULE_PATHNAME', 'neon_page_truth_check' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION neon_page_truth_check() IS
+	'waits until every page written so far is compared; returns how many were right, a mismatch is an error';
+REVOKE ALL ON FUNCTION neon_page_truth_check() FROM PUBLIC;
+
+CREATE FUNCTION neon_test_flip_bit(relation regclass, fork int, block bigint, byte_no int, bit_no int) RETURNS void
+	AS 'MODULE_PATHNAME', 'neon_test_flip_bit' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION neon_test_flip_bit(regclass, int, bigint, int, int) IS 'for tests: spoil a page in shared_buffers';
+REVOKE ALL ON FUNCTION neon_test_flip_bit(regclass, int, bigint, int, int) FROM PUBLIC;
+
 -- ---------------------------------------------------------------- control plane: branches, endpoints, tenants
 
 CREATE FUNCTION neon_control(fn text, args jsonb) RETURNS jsonb

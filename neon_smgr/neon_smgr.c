@@ -35,6 +35,7 @@
 #include "page_cache.h"
 #include "page_class.h"
 #include "page_stream.h"
+#include "page_truth.h"
 #include "pagestore.h"
 #include "pinned_pages.h"
 #include "relation_table.h"
@@ -119,6 +120,7 @@ define_settings(void)
 	DefineCustomStringVariable("neon.page_store_directory", "A directory that stands in for the pageserver.",
 							   "For tests of the storage manager alone.",
 							   &neon_page_store_directory, "", PGC_POSTMASTER, GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
+	page_truth_define_settings();
 	define_controller_setting();
 }
 
@@ -180,6 +182,7 @@ shmem_request(void)
 	relation_table_request();
 	page_cache_request();
 	pinned_pages_request();
+	page_truth_request();
 }
 
 static void
@@ -230,6 +233,7 @@ shmem_startup(void)
 	page_cache_init();
 	pinned_pages_init();
 	page_class_init();
+	page_truth_init();
 	LWLockRelease(AddinShmemInitLock);
 }
 
@@ -296,4 +300,5 @@ _PG_init(void)
 	shmem_startup_hook = shmem_startup;
 	utility_hook_install();
 	release_worker_register();
+	page_truth_register_worker();
 }

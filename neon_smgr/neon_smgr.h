@@ -78,6 +78,10 @@ extern XLogRecPtr neon_pull_back_lsn(XLogRecPtr lsn);
 
 /* ---- patching and hooks of the parts ---- */
 extern bool smgr_abi_install(const neon_pgpatch_image *image, neon_pgpatch_report *report);
+/* Pins of the buffer a page is in; 0 for a page that is in none. */
+extern int	smgr_abi_buffer_pins(const char *page);
+struct NeonRel;
+extern bool smgr_abi_block_in_buffers(const struct NeonRel *rel, int fork, uint32 block);
 extern bool size_functions_install(const neon_pgpatch_image *image, neon_pgpatch_report *report);
 extern void utility_hook_install(void);
 extern void release_worker_register(void);

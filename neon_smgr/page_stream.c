@@ -3,7 +3,7 @@
  *
  * One connection a backend, made at the first request: libpq, CALL neon_pageserver.pagestream(tenant, timeline), then
  * messages of libs/pagestream inside CopyData.  Requests ask for the newest version (a primary's pages are not changed by
- * anybody else), with not_modified_since as the caller computed it.
+ * anybody else), with not_modified_since as the caller computed it; those of page truth for the version as of an LSN.
  *
  * Answers come in the order of the requests, so what was sent is remembered in a queue, and an answer is believed only if it
  * echoes the queue's head byte for byte, request id included; ids are never used twice in a process.
@@ -168,7 +168,6 @@ queue_request(neon_ps_request *req, int slot)
 	Sent	   *sent = &queue[(queue_head + queue_length) % QUEUE_SIZE];
 
 	Assert(queue_length < QUEUE_SIZE);
-	req->request_lsn = NEON_LSN_MAX;
 	req->request_id = ((uint64) MyProcPid << 32) | ++last_request_id;
 	neon_ps_encode_request(req, message);
 	if (PQputCopyData(stream, (const char *) message, sizeof(message)) != 1)
@@ -353,7 +352,8 @@ find_slot(const neon_ps_request *req)
 		const neon_ps_request *r = &slots[i].req;
 
 		if (slots[i].state != AHEAD_FREE && r->blk == req->blk && r->rel == req->rel && r->fork == req->fork &&
-			r->db == req->db && r->spc == req->spc && r->not_modified_since == req->not_modified_since)
+			r->db == req->db && r->spc == req->spc && r->not_modified_since == req->not_modified_since &&
+			r->request_lsn == req->request_lsn)
 			return i;
 	}
 	return NO_SLOT;
@@ -466,6 +466,7 @@ request_for(uint8 tag, const NeonRel *rel, int fork, BlockNumber block, XLogRecP
 {
 	neon_ps_request req = {
 		.tag = tag,
+		.request_lsn = NEON_LSN_MAX,
 		.not_modified_since = lsn,
 		.spc = rel->spc,
 		.db = rel->db,
@@ -488,47 +489,79 @@ stream_exists(const NeonRel *rel, int fork, XLogRecPtr lsn)
 }
 
 static BlockNumber
-stream_nblocks(const NeonRel *rel, int fork, XLogRecPtr lsn)
+ask_nblocks(neon_ps_request *req)
 {
-	neon_ps_request req = request_for(NEON_PS_NBLOCKS, rel, fork, 0, lsn);
 	Answer		answer = {.expected_tag = NEON_PS_NBLOCKS_RESPONSE};
 
-	exchange(&req, &answer);
+	exchange(req, &answer);
 	if (answer.number > MaxBlockNumber)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("the pageserver answered that relation %u/%u/%u fork %d has " UINT64_FORMAT " blocks", rel->spc, rel->db,
-						rel->rel, fork, answer.number)));
+				 errmsg("the pageserver answered that relation %u/%u/%u fork %d has " UINT64_FORMAT " blocks", req->spc, req->db,
+						req->rel, req->fork, answer.number)));
 	return (BlockNumber) answer.number;
+}
+
+static BlockNumber
+stream_nblocks(const NeonRel *rel, int fork, XLogRecPtr lsn)
+{
+	neon_ps_request req = request_for(NEON_PS_NBLOCKS, rel, fork, 0, lsn);
+
+	return ask_nblocks(&req);
+}
+
+static BlockNumber
+stream_nblocks_as_of(const NeonRel *rel, int fork, XLogRecPtr as_of)
+{
+	neon_ps_request req = request_for(NEON_PS_NBLOCKS, rel, fork, 0, as_of);
+
+	req.request_lsn = as_of;
+	return ask_nblocks(&req);
+}
+
+static void
+ask_page(neon_ps_request *req, char *page)
+{
+	Answer		answer = {.expected_tag = NEON_PS_GETPAGE_RESPONSE,.page = page};
+
+	exchange(req, &answer);
+	/* The server would find it as well, but only after it went to the page cache. */
+	if (!PageIsVerifiedExtended(page, req->blk, 0))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("the pageserver answered with an invalid page"),
+				 errdetail("The request was for relation %u/%u/%u fork %d block %u, not modified since %X/%X.",
+						   req->spc, req->db, req->rel, req->fork, req->blk, LSN_FORMAT_ARGS(req->not_modified_since))));
 }
 
 static void
 stream_read(const NeonRel *rel, int fork, BlockNumber block, XLogRecPtr lsn, char *page)
 {
 	neon_ps_request req = request_for(NEON_PS_GETPAGE, rel, fork, block, lsn);
-	Answer		answer = {.expected_tag = NEON_PS_GETPAGE_RESPONSE,.page = page};
 
-	exchange(&req, &answer);
-	/* The server would find it as well, but only after it went to the page cache. */
-	if (!PageIsVerifiedExtended(page, block, 0))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("the pageserver answered with an invalid page"),
-				 errdetail("The request was for relation %u/%u/%u fork %d block %u, not modified since %X/%X.",
-						   rel->spc, rel->db, rel->rel, fork, block, LSN_FORMAT_ARGS(lsn))));
+	ask_page(&req, page);
+}
+
+static void
+stream_read_as_of(const NeonRel *rel, int fork, BlockNumber block, XLogRecPtr as_of, char *page)
+{
+	neon_ps_request req = request_for(NEON_PS_GETPAGE, rel, fork, block, as_of);
+
+	req.request_lsn = as_of;
+	ask_page(&req, page);
 }
 
 /* Asks for a page that will be wanted soon; does nothing where that would mean to wait. */
 static void
-stream_prefetch(const NeonRel *rel, int fork, BlockNumber block, XLogRecPtr lsn)
+ask_ahead(neon_ps_request *req)
 {
-	neon_ps_request req = request_for(NEON_PS_GETPAGE, rel, fork, block, lsn);
 	AheadSlot  *slot;
+	XLogRecPtr	lsn = req->not_modified_since;
 
 	/* The pageserver would wait for this WAL, and everything behind it in the stream with it. */
 	if (lsn > neon_commit_lsn() || (!RecoveryInProgress() && lsn > GetFlushRecPtr(NULL)))
 		return;
-	if (stream == NULL || settings_changed || PQstatus(stream) != CONNECTION_OK || find_slot(&req) != NO_SLOT)
+	if (stream == NULL || settings_changed || PQstatus(stream) != CONNECTION_OK || find_slot(req) != NO_SLOT)
 		return;
 	if (slots == NULL)
 		slots = MemoryContextAllocZero(TopMemoryContext, AHEAD_SLOTS * sizeof(AheadSlot));
@@ -536,14 +569,31 @@ stream_prefetch(const NeonRel *rel, int fork, BlockNumber block, XLogRecPtr lsn)
 	if (slot->state == AHEAD_SENT)
 		return;					/* as much as we want to have under way */
 	slot->state = AHEAD_FREE;
-	if (!queue_request(&req, next_slot) || PQflush(stream) < 0)
+	if (!queue_request(req, next_slot) || PQflush(stream) < 0)
 	{
 		drop_stream();			/* the next read will find out why */
 		return;
 	}
-	slot->req = req;
+	slot->req = *req;
 	slot->state = AHEAD_SENT;
 	next_slot = (next_slot + 1) % AHEAD_SLOTS;
+}
+
+static void
+stream_prefetch(const NeonRel *rel, int fork, BlockNumber block, XLogRecPtr lsn)
+{
+	neon_ps_request req = request_for(NEON_PS_GETPAGE, rel, fork, block, lsn);
+
+	ask_ahead(&req);
+}
+
+static void
+stream_prefetch_as_of(const NeonRel *rel, int fork, BlockNumber block, XLogRecPtr as_of)
+{
+	neon_ps_request req = request_for(NEON_PS_GETPAGE, rel, fork, block, as_of);
+
+	req.request_lsn = as_of;
+	ask_ahead(&req);
 }
 
 static int64
@@ -564,4 +614,7 @@ const PageSource page_stream_source = {
 	.read = stream_read,
 	.prefetch = stream_prefetch,
 	.database_bytes = stream_database_bytes,
+	.nblocks_as_of = stream_nblocks_as_of,
+	.read_as_of = stream_read_as_of,
+	.prefetch_as_of = stream_prefetch_as_of,
 };

@@ -17,6 +17,7 @@
 #include "neon_smgr.h"
 #include "page_cache.h"
 #include "page_class.h"
+#include "page_truth.h"
 #include "pagestore.h"
 #include "pinned_pages.h"
 #include "relation_table.h"
@@ -285,6 +286,7 @@ pagestore_write(const NeonRel *rel, int fork, BlockNumber block, const char *pag
 	XLogRecPtr	lsn;
 	bool		had_pins;
 
+	page_truth_note_write(rel, fork, block, page, class);
 	if (class == PAGE_EMPTY)
 	{
 		(void) relation_note_written(rel, fork, block, InvalidXLogRecPtr, false);

@@ -78,6 +78,11 @@ typedef struct PageSource
 	void		(*prefetch) (const NeonRel *rel, int fork, BlockNumber block, XLogRecPtr not_modified_since);
 	int64		(*database_bytes) (uint32 db, XLogRecPtr not_modified_since);
 
+	/* The version as of an LSN rather than the newest; NULL where there is no history.  For page truth. */
+	BlockNumber (*nblocks_as_of) (const NeonRel *rel, int fork, XLogRecPtr as_of);
+	void		(*read_as_of) (const NeonRel *rel, int fork, BlockNumber block, XLogRecPtr as_of, char *page);
+	void		(*prefetch_as_of) (const NeonRel *rel, int fork, BlockNumber block, XLogRecPtr as_of);
+
 	/* A directory has to be told what a pageserver learns from WAL; NULL in the page stream. */
 	void		(*note_create) (const NeonRel *rel, int fork);
 	void		(*note_write) (const NeonRel *rel, int fork, BlockNumber block, const char *page);

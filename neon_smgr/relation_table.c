@@ -213,6 +213,7 @@ relation_create_fork(const NeonRel *rel, int fork, NeonPersistence persistence, 
 		{
 			entry->persistence = persistence;
 			entry->creator = creator;
+			entry->origin = OidIsValid(rel->db) && rel->db != MyDatabaseId ? RELATION_COPIED : RELATION_CREATED;
 			/* A new relation has no other fork yet. */
 			for (int i = 0; i < NEON_FORKS; i++)
 			{

@@ -18,6 +18,13 @@ typedef enum NeonExistence
 	NEON_EXISTS_YES
 } NeonExistence;
 
+typedef enum RelationOrigin
+{
+	RELATION_FROM_BEFORE = 0,	/* it was there when this compute started */
+	RELATION_CREATED,
+	RELATION_COPIED				/* by CREATE DATABASE, from another database */
+} RelationOrigin;
+
 /* WAL up to lsn makes the fork at least `end` blocks long. */
 typedef struct Growth
 {
@@ -53,6 +60,7 @@ typedef struct RelationInfo
 {
 	NeonRel		rel;			/* hash key; must be first */
 	uint8		persistence;	/* NeonPersistence */
+	uint8		origin;			/* RelationOrigin */
 	bool		changed;		/* holds what no one else knows: never evicted */
 	bool		keep_unlogged;	/* pages were written unlogged after the creator had ended: never let go of such pages */
 	TransactionId creator;		/* top transaction that created it since the start, else invalid */

@@ -34,6 +34,7 @@
 #include "last_written.h"
 #include "neon_smgr.h"
 #include "page_class.h"
+#include "page_truth.h"
 #include "pagestore.h"
 #include "pinned_pages.h"
 #include "relation_table.h"
@@ -65,8 +66,9 @@ may_go(const NeonRel *rel, int fork, BlockNumber block, const char *page, void *
 
 	/* Not the page's own LSN: its last change may not have set it (page_last_change), and a read would wait for that. */
 	if (class == PAGE_IMPLIED)
-		goes = last_written_get(rel, fork, block) <= round->commit_lsn;
-	else if (class == PAGE_PIN_BUILD && round->build_over)
+		goes = last_written_get(rel, fork, block) <= round->commit_lsn &&
+			page_truth_note_release(rel, fork, block, page, false);
+	else if (class == PAGE_PIN_BUILD && round->build_over && page_truth_note_release(rel, fork, block, page, true))
 	{
 		XLogRecPtr	lsn = neon_insert_lsn();
 

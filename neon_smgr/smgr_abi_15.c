@@ -309,6 +309,30 @@ neon_write(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char *bu
 		pagestore_write(&rel, forknum, blocknum, buffer);
 }
 
+int
+smgr_abi_buffer_pins(const char *page)
+{
+	if (page < BufferBlocks || page >= BufferBlocks + (Size) NBuffers * BLCKSZ)
+		return 0;
+	return BUF_STATE_GET_REFCOUNT(pg_atomic_read_u32(&GetBufferDescriptor((page - BufferBlocks) / BLCKSZ)->state));
+}
+
+bool
+smgr_abi_block_in_buffers(const NeonRel *rel, int fork, uint32 block)
+{
+	BufferTag	tag;
+	RelFileNode node = {.spcNode = rel->spc,.dbNode = rel->db,.relNode = rel->rel};
+	uint32		hash;
+	int			buffer;
+
+	INIT_BUFFERTAG(tag, node, fork, block);
+	hash = BufTableHashCode(&tag);
+	LWLockAcquire(BufMappingPartitionLock(hash), LW_SHARED);
+	buffer = BufTableLookup(&tag, hash);
+	LWLockRelease(BufMappingPartitionLock(hash));
+	return buffer >= 0;
+}
+
 /* Nothing to start early: the page cache needs no durability, md.c's files are not worth it. */
 static void
 neon_writeback(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, BlockNumber nblocks)
