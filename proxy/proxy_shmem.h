@@ -18,7 +18,8 @@ typedef enum PxQuotaKind
 	PX_QUOTA_ENDPOINT = 1,		/* clients of an endpoint */
 	PX_QUOTA_ADDRESS = 2,		/* clients of an address */
 	PX_QUOTA_POOL = 3,			/* server connections of a pool */
-	PX_QUOTA_FAILURES = 4		/* failed logins of an address in this minute */
+	PX_QUOTA_FAILURES = 4,		/* failed logins of an address in this minute */
+	PX_QUOTA_CANCELS = 5		/* cancel requests of an address in this minute */
 } PxQuotaKind;
 
 #define PX_QUOTA_SLOTS 32768	/* a power of two */
@@ -32,11 +33,14 @@ typedef struct PxQuota
 	int64		window;			/* failures: the minute that is counted */
 } PxQuota;
 
+#define PX_MAX_PAUSED 64
+
 typedef struct PxShared
 {
 	uint8		secret[32];		/* random, of this start: fake salts, hash keys */
 	PxWorkerSlot worker[PX_MAX_WORKERS];
 	slock_t		quota_lock;
+	char		paused[PX_MAX_PAUSED][80];	/* endpoints, "*" is all; empty: free */
 	PxQuota		quota[PX_QUOTA_SLOTS];
 } PxShared;
 
