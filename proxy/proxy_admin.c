@@ -370,6 +370,11 @@ px_admin_command(const char *text)
 	dlist_mutable_iter i;
 	const char *name = strchr(text, ' ');
 
+	if (strncmp(text, "FORGET ", 7) == 0)
+	{
+		px_cache_invalidate(text + 7);
+		return;
+	}
 	if (strncmp(text, "RECONNECT", 9) == 0)
 		px_reconnect_generation++;
 	dlist_foreach_modify(i, &px.pools)
@@ -383,8 +388,8 @@ px_admin_command(const char *text)
 	}
 }
 
-static bool
-tell_all(PxClient *c, const char *command, const char *endpoint)
+void
+px_admin_tell_all(const char *command, const char *endpoint)
 {
 	char		text[32 + PX_NAME_BYTES];
 
@@ -393,6 +398,12 @@ tell_all(PxClient *c, const char *command, const char *endpoint)
 		if (w != px.me)
 			px_ipc_send(w, PX_MSG_COMMAND, 0, text, strlen(text));
 	px_admin_command(text);
+}
+
+static bool
+tell_all(PxClient *c, const char *command, const char *endpoint)
+{
+	px_admin_tell_all(command, endpoint);
 	return c->state == PX_CL_CLOSED ? false : complete(c, command);
 }
 

@@ -472,7 +472,12 @@ command_complete(PxServer *s, const uint8 *p, const px_head *head)
 {
 	const char *tag = (const char *) p + PX_HEAD_BYTES;
 
-	if (s->statements == NULL || p[head->len - 1] != 0)
+	if (p[head->len - 1] != 0)
+		return;
+	/* ALTER, CREATE, DROP: passwords may have changed */
+	if ((tag[0] == 'A' || tag[0] == 'C' || tag[0] == 'D') && strstr(tag, " ROLE"))
+		px_admin_tell_all("FORGET", s->pool->endpoint->id);
+	if (s->statements == NULL)
 		return;
 	if (strcmp(tag, "DISCARD ALL") == 0 || strcmp(tag, "DEALLOCATE ALL") == 0)
 	{

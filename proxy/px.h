@@ -538,7 +538,7 @@ typedef enum PxMessageKind
 	PX_MSG_CANCEL,				/* u64 key */
 	PX_MSG_SHOW,				/* text: what is to be shown; answered by PX_MSG_ROWS */
 	PX_MSG_ROWS,				/* one byte: whether these are the last; DataRow messages */
-	PX_MSG_COMMAND				/* text: PAUSE, RESUME, KILL, RECONNECT, and an endpoint's id */
+	PX_MSG_COMMAND				/* text: PAUSE, RESUME, KILL, RECONNECT, FORGET, and an endpoint's id */
 } PxMessageKind;
 extern void px_ipc_event(void);
 extern void px_ipc_send(int worker, PxMessageKind kind, uint64 tag, const void *data, size_t len);
@@ -553,6 +553,7 @@ extern void px_admin_closed(PxClient *c);
 extern void px_admin_show(int from, uint64 tag, const char *what);	/* another worker asks */
 extern void px_admin_rows(uint64 tag, const uint8 *data, size_t len);	/* another worker answers */
 extern void px_admin_command(const char *text);
+extern void px_admin_tell_all(const char *command, const char *endpoint);
 extern void px_admin_tick(void);
 extern bool px_admin_is_paused(const char *endpoint);
 
