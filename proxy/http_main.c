@@ -215,7 +215,7 @@ px_http_main(Datum arg)
 	ereport(LOG, (errmsg("neon proxy serves HTTP on \"%s\", port %d", ht_listen_addresses, ht_port)));
 	while (!ShutdownRequestPending)
 		uv_run(&ht_worker.loop, UV_RUN_DEFAULT);
-	proc_exit(0);
+	proc_exit(1);				/* not 0: the postmaster starts it again unless it goes down itself */
 }
 
 static void

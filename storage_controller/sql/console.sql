@@ -208,15 +208,15 @@ END $$;
 CREATE FUNCTION console_login_confirm(only_tenant text, code_given text, endpoint_id text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
 	l @extschema@.console_logins := @extschema@.console_login_look(code_given);
-	answer jsonb;
+	found_there jsonb;
 BEGIN
-	SELECT jsonb_build_object('endpoint', endpoint_id, 'user', 'postgres', 'password', t.role_password, 'database', 'postgres') INTO answer
+	SELECT jsonb_build_object('endpoint', endpoint_id, 'user', 'postgres', 'password', t.role_password, 'database', 'postgres') INTO found_there
 	FROM @extschema@.endpoints e JOIN @extschema@.tenants t ON t.id = e.tenant
 	WHERE format('%s-%s', e.name, left(e.tenant, 8)) = endpoint_id AND (only_tenant IS NULL OR e.tenant = only_tenant);
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'endpoint "%" does not exist', endpoint_id USING ERRCODE = 'NE004', HINT = 'See neon_endpoints for those there are.';
 	END IF;
-	UPDATE @extschema@.console_logins x SET answer = console_login_confirm.answer WHERE x.hash = l.hash;
+	UPDATE @extschema@.console_logins x SET answer = found_there WHERE x.hash = l.hash;
 END $$;
 
 -- ---------------------------------------------------------------- the one door
