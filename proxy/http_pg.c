@@ -27,6 +27,7 @@ typedef enum ConnState
 	CONN_CONNECTING,
 	CONN_BUSY,
 	CONN_RESETTING,
+	CONN_CANCELLING,			/* without a job and unwatched; closed when the cancel request is through */
 	CONN_IDLE
 } ConnState;
 
@@ -53,6 +54,7 @@ static int	cancels;
 static bool assigning;
 
 static void assign_jobs(void);
+static void close_connection(HpConn *c);
 static void on_event(uv_poll_t *handle, int status, int events);
 
 /* ---- targets and jobs ---- */
@@ -152,12 +154,16 @@ unlink_waiting(HpJob *job)
 		}
 }
 
-/* ---- cancelling: PQcancel waits, hence a thread of the loop's pool ---- */
+/*
+ * Cancelling: PQcancel waits, hence a thread of the loop's pool.  The connection is closed after it, not before: the key is good
+ * for as long as the session is there.
+ */
 
 typedef struct Cancel
 {
 	uv_work_t	work;
 	PGcancel   *cancel;
+	HpConn	   *conn;
 } Cancel;
 
 static void
@@ -171,40 +177,44 @@ cancel_thread(uv_work_t *work)
 static void
 cancel_done(uv_work_t *work, int status)
 {
-	PQfreeCancel(((Cancel *) work)->cancel);
-	free(work);
+	Cancel	   *c = (Cancel *) work;
+
+	PQfreeCancel(c->cancel);
+	close_connection(c->conn);
+	free(c);
 	cancels--;
+	assign_jobs();
 }
 
-static void
-cancel_statement(HpConn *c)
+/* False: it cannot be cancelled, only closed. */
+static bool
+start_cancel(HpConn *c)
 {
-	Cancel	   *cancel;
+	Cancel	   *cancel = cancels < MAX_CANCELS ? calloc(1, sizeof(Cancel)) : NULL;
 	sigset_t	all,
 				before;
+	int			rc;
 
-	if (c->state != CONN_BUSY || cancels >= MAX_CANCELS || !(cancel = calloc(1, sizeof(Cancel))))
-		return;
-	cancel->cancel = PQgetCancel(c->pg);
-	if (!cancel->cancel)
+	if (!cancel || !(cancel->cancel = PQgetCancel(c->pg)))
 	{
 		free(cancel);
-		return;
+		return false;
 	}
+	cancel->conn = c;
 	/* threads inherit the mask: signals are for the main thread alone */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	if (uv_queue_work(&ht_worker.loop, &cancel->work, cancel_thread, cancel_done) == 0)
-	{
-		cancels++;
-		hp_figures.cancels++;
-	}
-	else
+	rc = uv_queue_work(&ht_worker.loop, &cancel->work, cancel_thread, cancel_done);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (rc != 0)
 	{
 		PQfreeCancel(cancel->cancel);
 		free(cancel);
+		return false;
 	}
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	cancels++;
+	hp_figures.cancels++;
+	return true;
 }
 
 /* ---- connections ---- */
@@ -277,6 +287,19 @@ close_connection(HpConn *c)
 	free(c);
 }
 
+/* What runs on it is of interest to nobody any more. */
+static void
+abandon_connection(HpConn *c)
+{
+	if (c->state == CONN_BUSY && start_cancel(c))
+	{
+		unwatch(c);
+		set_state(c, CONN_CANCELLING);
+	}
+	else
+		close_connection(c);
+}
+
 /* The job is over, and so is the connection. */
 static void
 end_both(HpConn *c)
@@ -284,7 +307,10 @@ end_both(HpConn *c)
 	HpJob	   *job = c->job;
 
 	c->job = NULL;
-	close_connection(c);
+	if (job && job->give_up)
+		abandon_connection(c);
+	else
+		close_connection(c);
 	if (job)
 	{
 		job->conn = NULL;
@@ -398,7 +424,6 @@ read_results(HpConn *c)
 		}
 		if (c->job->give_up)
 		{
-			cancel_statement(c);
 			end_both(c);
 			return;
 		}
@@ -676,9 +701,8 @@ hp_cancel(HpJob *job)
 	unlink_waiting(job);
 	if (c)
 	{
-		cancel_statement(c);
 		c->job = NULL;
-		close_connection(c);
+		abandon_connection(c);
 	}
 	hp_job_free(job);
 	assign_jobs();
@@ -693,7 +717,7 @@ time_out(HpJob *job)
 	hp_fail(job, 504, "57014", c ? "the statement took too long" : "no database connection became free in time");
 	if (c)
 	{
-		cancel_statement(c);
+		job->give_up = true;
 		end_both(c);
 		return;
 	}

@@ -211,8 +211,8 @@ DECLARE
 	found_there jsonb;
 BEGIN
 	SELECT jsonb_build_object('endpoint', endpoint_id, 'user', 'postgres', 'password', t.role_password, 'database', 'postgres') INTO found_there
-	FROM @extschema@.endpoints e JOIN @extschema@.tenants t ON t.id = e.tenant
-	WHERE format('%s-%s', e.name, left(e.tenant, 8)) = endpoint_id AND (only_tenant IS NULL OR e.tenant = only_tenant);
+	FROM @extschema@.endpoint_by_id(endpoint_id) e JOIN @extschema@.tenants t ON t.id = e.tenant
+	WHERE only_tenant IS NULL OR e.tenant = only_tenant;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'endpoint "%" does not exist', endpoint_id USING ERRCODE = 'NE004', HINT = 'See neon_endpoints for those there are.';
 	END IF;
@@ -267,3 +267,5 @@ BEGIN
 	RETURN @extschema@.console_call(s.tenant, fn, args);
 END $$;
 COMMENT ON FUNCTION console(text, text, jsonb) IS 'what the console page calls, through the proxy: a function and its arguments, as the session may';
+
+GRANT EXECUTE ON FUNCTION console_login(text), console(text, text, jsonb), console_login_create(text), console_login_poll(text) TO neon_proxy;

@@ -10,14 +10,4 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA @extschema@ FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA @extschema@ FROM PUBLIC;
 GRANT USAGE ON SCHEMA @extschema@ TO neon_tenant;
 GRANT EXECUTE ON FUNCTION api(text, jsonb, text) TO neon_tenant;
-
--- the console page and logins that it confirms; the proxy's role
-DO $$ BEGIN
-	IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'neon_proxy') THEN
-		CREATE ROLE neon_proxy LOGIN;
-	END IF;
-END $$;
-GRANT USAGE ON SCHEMA @extschema@ TO neon_proxy;
 GRANT EXECUTE ON FUNCTION console_token(text, interval) TO neon_tenant;
-GRANT EXECUTE ON FUNCTION console_login(text), console(text, text, jsonb), console_login_create(text), console_login_poll(text), proxy_jwt(text, text)
-	TO neon_proxy;

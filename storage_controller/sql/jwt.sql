@@ -99,9 +99,10 @@ CREATE FUNCTION proxy_jwt(id text, role text) RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 	SELECT jsonb_build_object('password', r.password, 'issuers',
 		jsonb_agg(jsonb_build_object('url', j.url, 'issuer', j.issuer, 'audience', j.audience, 'claim', j.claim)))
-	FROM @extschema@.endpoints e JOIN @extschema@.jwt_roles r ON r.tenant = e.tenant AND r.role = proxy_jwt.role
+	FROM @extschema@.endpoint_by_id(proxy_jwt.id) e JOIN @extschema@.jwt_roles r ON r.tenant = e.tenant AND r.role = proxy_jwt.role
 	JOIN @extschema@.jwks j ON j.tenant = e.tenant AND proxy_jwt.role = ANY (j.roles)
-	WHERE format('%s-%s', e.name, left(e.tenant, 8)) = proxy_jwt.id
 	GROUP BY r.password;
 $$;
 COMMENT ON FUNCTION proxy_jwt(text, text) IS 'for proxies: issuers of tokens for a role, and its password';
+
+GRANT EXECUTE ON FUNCTION proxy_jwt(text, text) TO neon_proxy;
