@@ -13,6 +13,7 @@
 
 #include "http_conninfo.h"
 #include "proxy_settings.h"
+#include "px_name.h"
 
 #define MAX_OPTIONS 1024
 #define MAX_LABEL 128
@@ -54,7 +55,7 @@ add_fixed(HpTarget *target)
 }
 
 static const char *
-add_options(HpTarget *target, PQconninfoOption *list, const char *address)
+add_options(HpTarget *target, PQconninfoOption *list)
 {
 	const char *asked = option_value(list, "options");
 	const char *host = option_value(list, "host");
@@ -66,14 +67,14 @@ add_options(HpTarget *target, PQconninfoOption *list, const char *address)
 		return "the options of the connection string must not have settings of neon_proxy";
 	if (endpoint_named || !host || !hp_endpoint_label(host, label, sizeof(label)))
 		label[0] = '\0';
-	if (snprintf(options, sizeof(options), "%s%s%s%s-c neon_proxy.client_address=%s", asked ? asked : "", asked ? " " : "",
-				 label[0] ? "endpoint=" : "", label[0] ? strcat(label, " ") : "", address) >= sizeof(options))
+	if (snprintf(options, sizeof(options), "%s%s%s%s", asked ? asked : "", asked && label[0] ? " " : "", label[0] ? "endpoint=" : "",
+				 label) >= sizeof(options))
 		return "the options of the connection string are too long";
 	return hp_target_add(target, "options", options) ? NULL : "out of memory";
 }
 
 static const char *
-fill_target(HpTarget *target, PQconninfoOption *list, const char *password, const char *address)
+fill_target(HpTarget *target, PQconninfoOption *list, const char *password)
 {
 	const char *user = option_value(list, "user");
 	const char *database = option_value(list, "dbname");
@@ -90,11 +91,51 @@ fill_target(HpTarget *target, PQconninfoOption *list, const char *password, cons
 		!hp_target_add(target, "password", password ? password : "") || !hp_target_add(target, "sslmode", "disable") ||
 		!hp_target_add(target, "application_name", application ? application : "") || !add_fixed(target))
 		return "out of memory";
-	return add_options(target, list, address);
+	return add_options(target, list);
+}
+
+/* The endpoint and the role that a target means, as the controller knows them; false: it names no endpoint. */
+bool
+hp_target_names(const HpTarget *target, char *endpoint, size_t size, const char **role)
+{
+	const char *options = NULL;
+	const char *name = NULL;
+
+	*role = NULL;
+	for (int i = 0; i < target->n; i++)
+	{
+		if (strcmp(target->keyword[i], "options") == 0)
+			options = target->value[i];
+		if (strcmp(target->keyword[i], "user") == 0)
+			*role = target->value[i];
+	}
+	if (options && (name = strstr(options, "endpoint=")))
+		name += strlen("endpoint=");
+	else if (options && (name = strstr(options, "project=")))
+		name += strlen("project=");
+	if (!name || !*role || strcspn(name, " ") >= size)
+		return false;
+	memcpy(endpoint, name, strcspn(name, " "));
+	endpoint[strcspn(name, " ")] = '\0';
+	px_name_strip_pooler(endpoint);
+	return px_name_valid(endpoint);
+}
+
+bool
+hp_target_set_password(HpTarget *target, const char *password)
+{
+	for (int i = 0; i < target->n; i++)
+		if (strcmp(target->keyword[i], "password") == 0)
+		{
+			ht_free_secret(target->value[i]);
+			target->value[i] = strdup(password);
+			return target->value[i] != NULL;
+		}
+	return false;
 }
 
 const char *
-hp_target_from_uri(HpTarget *target, const char *uri, const char *password, const char *address)
+hp_target_from_uri(HpTarget *target, const char *uri, const char *password)
 {
 	PQconninfoOption *list;
 	const char *wrong;
@@ -104,7 +145,7 @@ hp_target_from_uri(HpTarget *target, const char *uri, const char *password, cons
 	list = PQconninfoParse(uri, NULL);
 	if (!list)
 		return "the connection string is not a valid URI";
-	wrong = fill_target(target, list, password, address);
+	wrong = fill_target(target, list, password);
 	PQconninfoFree(list);
 	return wrong;
 }

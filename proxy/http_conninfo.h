@@ -9,7 +9,10 @@
 #include "http_pg.h"
 
 /* NULL, or what is wrong with it.  `password` takes the place of the string's own. */
-extern const char *hp_target_from_uri(HpTarget *target, const char *uri, const char *password, const char *address);
+extern const char *hp_target_from_uri(HpTarget *target, const char *uri, const char *password);
+
+extern bool hp_target_names(const HpTarget *target, char *endpoint, size_t size, const char **role);
+extern bool hp_target_set_password(HpTarget *target, const char *password);
 
 /* The controller; user and password may be NULL for those of neon_proxy.controller_connstring. */
 extern const char *hp_target_controller(HpTarget *target, const char *user, const char *password);

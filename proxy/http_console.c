@@ -14,10 +14,9 @@
 
 #include <jansson.h>
 
-#include "common/hashfn.h"
-
 #include "http_assets.h"
-#include "http_conninfo.h"
+#include "http_bearer.h"
+#include "http_limits.h"
 #include "http_pg.h"
 #include "http_server.h"
 #include "proxy_settings.h"
@@ -27,19 +26,10 @@
 #define COOKIE_SECONDS (12 * 3600)
 #define SECRET_LENGTH 64		/* of tokens and sessions: hexadecimal digits */
 #define MAX_FAILURES 10
-#define FAILURE_SLOTS 1024
 #define MAX_FIELD 256
 
 #define CSP "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; " \
 	"form-action 'none'; frame-ancestors 'none'"
-
-typedef struct Failures
-{
-	uint64_t	minute;
-	int			count;
-} Failures;
-
-static Failures failures[FAILURE_SLOTS];
 
 /* ---- the page ---- */
 
@@ -112,20 +102,6 @@ from_our_page(HtRequest *r)
 	return ok;
 }
 
-static Failures *
-failures_of(HtRequest *r)
-{
-	Failures   *f = &failures[hash_bytes((const unsigned char *) r->address, strlen(r->address)) % FAILURE_SLOTS];
-	uint64_t	minute = ht_now_ms() / 60000;
-
-	if (f->minute != minute)
-	{
-		f->minute = minute;
-		f->count = 0;
-	}
-	return f;
-}
-
 static void
 set_cookie(HtRequest *r, const char *session, int seconds)
 {
@@ -136,40 +112,6 @@ set_cookie(HtRequest *r, const char *session, int seconds)
 }
 
 /* ---- calls ---- */
-
-/* A function of the controller with parameters that are copied; NULL: no memory, or no controller (answered). */
-static HpJob *
-controller_job(HtRequest *r, const char *user, const char *password, const char *sql, int nparams, const char *const *params)
-{
-	HpJob	   *job = hp_job(1);
-	HpStatement *s;
-	const char *wrong = "out of memory";
-	bool		ok = job != NULL;
-
-	if (ok)
-	{
-		wrong = hp_target_controller(&job->target, user, password);
-		ok = !wrong;
-		s = &job->statements[0];
-		s->sql = strdup(sql);
-		s->params = calloc(nparams + 1, sizeof(char *));
-		ok = ok && s->sql && s->params;
-		for (int i = 0; i < nparams && ok; i++)
-			ok = (s->params[s->nparams++] = strdup(params[i])) != NULL;
-	}
-	if (!ok)
-	{
-		if (job)
-			hp_job_free(job);
-		ht_answer_error(r, 503, NULL, wrong ? wrong : "out of memory");
-		return NULL;
-	}
-	job->format = HP_VALUE;
-	job->pooled = user == NULL;
-	job->arg = r;
-	job->deadline_ms = r->deadline_ms;
-	return job;
-}
 
 static void
 cancelled(HtRequest *r, void *arg)
@@ -217,7 +159,7 @@ session_done(HpJob *job, void *arg)
 		memcpy(session, job->out.data, SECRET_LENGTH);
 	if (!job->ok)
 	{
-		failures_of(r)->count++;
+		ht_guess_failed(r, HT_GUESS_CONSOLE);
 		answer_job(r, job);
 		return;
 	}
@@ -234,7 +176,7 @@ session_done(HpJob *job, void *arg)
 static void
 login_with_token(HtRequest *r, const char *token)
 {
-	HpJob	   *job = controller_job(r, NULL, NULL, "SELECT neon_controller.console_login($1)", 1, &token);
+	HpJob	   *job = ht_controller_job(r, NULL, NULL, "SELECT neon_controller.console_login($1)", 1, &token);
 
 	if (job)
 		submit(r, job, session_done);
@@ -250,7 +192,7 @@ token_done(HpJob *job, void *arg)
 		memcpy(token, job->out.data, SECRET_LENGTH);
 	if (!job->ok)
 	{
-		failures_of(r)->count++;
+		ht_guess_failed(r, HT_GUESS_CONSOLE);
 		answer_job(r, job);
 	}
 	else
@@ -266,13 +208,13 @@ login(HtRequest *r, const json_t *body)
 	const char *password = json_string_value(json_object_get(body, "password"));
 	HpJob	   *job;
 
-	if (failures_of(r)->count >= MAX_FAILURES)
+	if (ht_guesses_used_up(r, HT_GUESS_CONSOLE, MAX_FAILURES))
 		ht_answer_error(r, 429, NULL, "too many failed logins from this address; try again in a minute");
 	else if (token && strlen(token) < MAX_FIELD)
 		login_with_token(r, token);
 	else if (user && password && user[0] && strlen(user) < MAX_FIELD && strlen(password) < MAX_FIELD)
 	{
-		job = controller_job(r, user, password, "SELECT neon_controller.console_token()", 0, NULL);
+		job = ht_controller_job(r, user, password, "SELECT neon_controller.console_token()", 0, NULL);
 		if (job)
 			submit(r, job, token_done);
 	}
@@ -306,7 +248,7 @@ call(HtRequest *r, const char *fn, const json_t *body)
 		ht_answer_error(r, 401, "28000", "not logged in");
 	else
 	{
-		job = controller_job(r, NULL, NULL, "SELECT neon_controller.console($1, $2, $3::jsonb)", 3, params);
+		job = ht_controller_job(r, NULL, NULL, "SELECT neon_controller.console($1, $2, $3::jsonb)", 3, params);
 		if (job)
 			submit(r, job, strcmp(fn, "logout") == 0 ? logout_done : call_done);
 	}

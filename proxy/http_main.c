@@ -27,6 +27,8 @@
 
 #include "http_main.h"
 #include "http_worker.h"
+#include "jwt.h"
+#include "jwt_fetch.h"
 #include "proxy_settings.h"
 
 #define TICK_MS 250
@@ -155,6 +157,8 @@ on_tick(uv_timer_t *handle)
 {
 	handle_flags();
 	ht_pg_tick();
+	px_jwt_tick();
+	ht_sql_tick();
 }
 
 static void
@@ -250,6 +254,7 @@ px_http_register_worker(void)
 	BackgroundWorker worker = {0};
 
 	define_settings();
+	px_jwt_register();
 	if (ht_port == 0)
 		return;
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS;

@@ -107,8 +107,11 @@ hp_fail_connection(HpJob *job, PGconn *pg)
 		said = strstr(text, "ERROR:  ");
 	if (!said || strlen(said) < 15 || said[13] != ':')
 	{
-		hp_fail(job, 400, "08006", strstr(text, "server closed the connection") ?
-				"the database closed the connection" : "could not connect to the database");
+		if (strstr(text, "no password supplied"))
+			hp_fail(job, 400, "28P01", "the connection string has no password");
+		else
+			hp_fail(job, 400, "08006", strstr(text, "server closed the connection") ?
+					"the database closed the connection" : "could not connect to the database");
 		return;
 	}
 	fail_begin(job, 400);

@@ -14,9 +14,12 @@
 
 #include "common/shortest_dec.h"
 
+#include "http_bearer.h"
 #include "http_conninfo.h"
+#include "http_limits.h"
 #include "http_pg.h"
 #include "http_server.h"
+#include "proxy_settings.h"
 
 #define MAX_PARAMS 65535
 
@@ -251,8 +254,9 @@ read_transaction(HtRequest *r, HpJob *job)
 	return NULL;
 }
 
+/* A token is given to the caller, who goes to the controller with it. */
 static const char *
-read_target(HtRequest *r, HpJob *job)
+read_target(HtRequest *r, HpJob *job, char **bearer)
 {
 	char	   *uri = ht_header(r, "neon-connection-string");
 	char	   *token = ht_header(r, "authorization");
@@ -265,14 +269,16 @@ read_target(HtRequest *r, HpJob *job)
 	else if (token && pg_strncasecmp(token, "Bearer ", 7) != 0)
 		wrong = "Authorization must be a Bearer token";
 	else
-		wrong = hp_target_from_uri(&job->target, uri, token ? token + 7 : NULL, r->address);
+		wrong = hp_target_from_uri(&job->target, uri, token ? "" : NULL);
+	if (!wrong && token && !(*bearer = strdup(token + 7)))
+		wrong = "out of memory";
 	ht_free_secret(uri);
 	ht_free_secret(token);
 	return wrong;
 }
 
 static const char *
-read_request(HtRequest *r, HpJob **job)
+read_request(HtRequest *r, HpJob **job, char **bearer)
 {
 	const char *wrong = read_body(r, job);
 	int			raw,
@@ -292,7 +298,7 @@ read_request(HtRequest *r, HpJob **job)
 	(*job)->deadline_ms = r->deadline_ms;
 	if ((*job)->batch)
 		wrong = read_transaction(r, *job);
-	return wrong ? wrong : read_target(r, *job);
+	return wrong ? wrong : read_target(r, *job, bearer);
 }
 
 /* ---- the request ---- */
@@ -302,6 +308,8 @@ sql_done(HpJob *job, void *arg)
 {
 	HtRequest  *r = arg;
 
+	if (!job->ok && strncmp(job->sqlstate, "28", 2) == 0)
+		ht_guess_failed(r, HT_GUESS_DATABASE);
 	ht_answer(r, job->status, "application/json", &job->out);
 }
 
@@ -311,23 +319,40 @@ sql_cancelled(HtRequest *r, void *arg)
 	hp_cancel(arg);
 }
 
+static void
+sql_go(HtRequest *r, HpJob *job)
+{
+	job->done = sql_done;
+	job->arg = r;
+	r->cancel = sql_cancelled;
+	r->cancel_arg = job;
+	hp_submit(job);
+}
+
 void
 ht_sql_request(HtRequest *r)
 {
 	HpJob	   *job = NULL;
-	const char *wrong = read_request(r, &job);
+	char	   *bearer = NULL;
+	const char *wrong;
+
+	if (ht_guesses_used_up(r, HT_GUESS_DATABASE, px_max_address_failures))
+	{
+		ht_answer_error(r, 400, "28000", "too many failed logins from this address; try again in a minute");
+		return;
+	}
+	wrong = read_request(r, &job, &bearer);
 
 	ht_buf_free(&r->body);
 	if (wrong)
 	{
 		if (job)
 			hp_job_free(job);
+		ht_free_secret(bearer);
 		ht_answer_error(r, 400, "22023", wrong);
-		return;
 	}
-	job->done = sql_done;
-	job->arg = r;
-	r->cancel = sql_cancelled;
-	r->cancel_arg = job;
-	hp_submit(job);
+	else if (bearer)
+		ht_bearer(r, job, bearer, sql_go);
+	else
+		sql_go(r, job);
 }

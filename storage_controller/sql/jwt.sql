@@ -63,7 +63,7 @@ DECLARE
 	admin text;
 	who text;
 	secret text;
-	found jsonb;
+	there jsonb;
 BEGIN
 	SELECT * INTO e FROM @extschema@.endpoints x WHERE x.timeline = tl.id;
 	IF NOT FOUND OR @extschema@.endpoint_pid(e) IS NULL THEN
@@ -72,24 +72,24 @@ BEGIN
 	END IF;
 	admin := @extschema@.endpoint_admin(e);
 	who := format('endpoint "%s"', e.name);
-	SELECT r INTO found FROM @extschema@.remote(admin, who,
-		'SELECT rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls OR EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid AND m.admin_option)
-			OR EXISTS (SELECT FROM pg_roles s WHERE s.rolsuper AND pg_has_role(r.oid, s.oid, ''MEMBER'')) AS strong, a.rolpassword IS NOT NULL AS has_password
-		FROM pg_roles r JOIN pg_authid a USING (rolname) WHERE rolname = $1', role) r;
-	IF (found ->> 'strong')::bool THEN
+	SELECT r INTO there FROM @extschema@.remote(admin, who,
+		'SELECT EXISTS (SELECT FROM pg_authid s WHERE pg_has_role(r.oid, s.oid, ''MEMBER'') AND (s.rolsuper OR s.rolcreaterole OR s.rolcreatedb
+			OR s.rolreplication OR s.rolbypassrls OR s.rolname IN (''pg_execute_server_program'', ''pg_read_server_files'', ''pg_write_server_files''))) AS strong,
+			r.rolpassword IS NOT NULL AS has_password FROM pg_authid r WHERE r.rolname = $1', role) r;
+	IF (there ->> 'strong')::bool THEN
 		RAISE EXCEPTION 'role "%" is too powerful to log in with a token', role USING ERRCODE = 'insufficient_privilege',
 			HINT = 'Make a role without attributes, and grant it what it needs.';
 	END IF;
 	SELECT password INTO secret FROM @extschema@.jwt_roles j WHERE j.tenant = t AND j.role = allow_jwt_role.role;
 	IF secret IS NULL THEN
-		IF (found ->> 'has_password')::bool THEN
+		IF (there ->> 'has_password')::bool THEN
 			RAISE EXCEPTION 'role "%" has a password', role USING ERRCODE = 'object_not_in_prerequisite_state',
 				HINT = 'A role for tokens has none of its own: ALTER ROLE ... PASSWORD NULL, or choose another one.';
 		END IF;
 		secret := @extschema@.console_random();
 		INSERT INTO @extschema@.jwt_roles VALUES (t, role, secret);
 	END IF;
-	PERFORM @extschema@.remote(admin, who, format('%s ROLE %I LOGIN PASSWORD %L', CASE WHEN found IS NULL THEN 'CREATE' ELSE 'ALTER' END, role, secret));
+	PERFORM @extschema@.remote(admin, who, format('%s ROLE %I LOGIN PASSWORD %L', CASE WHEN there IS NULL THEN 'CREATE' ELSE 'ALTER' END, role, secret));
 END $$;
 COMMENT ON FUNCTION allow_jwt_role(text, text, text) IS
 	'make a role of a branch one that tokens log in to (add_jwks names the issuers); branches made from it later have it too';

@@ -54,7 +54,7 @@ sub run_tap
 	for my $line (split /\n/, $out)
 	{
 		if ($line =~ /^(not )?ok \d+ - (.*)/) { ok(!$1, $2); }
-		elsif ($line =~ /^# /) { diag($line); }
+		elsif ($line =~ /^# /) { note($line); }
 	}
 	ok($ended && $out =~ /^1\.\.\d+$/m, "$program ran to its end") or diag($err);
 	return $out;
