@@ -84,6 +84,8 @@ px_auth_begin(PxClient *c)
 		admin_secret(c);
 		return offer_scram(c);
 	}
+	if (l->options.ask_redirect)
+		return px_external_console(c);
 	if (l->name[0] == '\0' || l->ask_password)
 	{
 		l->ask_password = true;
@@ -272,12 +274,6 @@ px_auth_secret_ready(PxClient *c)
 	if (c->state == PX_CL_LOOKUP)
 		return check_password(c);
 	return true;				/* SCRAM: the client's message goes on when it comes */
-}
-
-bool
-px_auth_endpoint_ready(PxClient *c)
-{
-	return px_login_refuse(c);
 }
 
 void

@@ -36,6 +36,7 @@ px_login_free(PxClient *c)
 	px_cache_cancel(&l->endpoint_lookup);
 	px_cache_cancel(&l->role_lookup);
 	px_auth_forget(c);
+	px_external_forget(c);
 	if (l->role)
 		l->role->users--;
 	if (l->endpoint)
@@ -124,7 +125,7 @@ find_endpoint(PxClient *c)
 		return false;
 	if (l->options.ask_password)
 		l->ask_password = true;
-	if (l->name[0] == '\0' && !c->secure)
+	if (l->name[0] == '\0' && !c->secure && !l->options.ask_redirect)
 		return px_client_fail(c, "08004", "the connection does not say which endpoint it is for", NULL,
 							  "Add options=endpoint=NAME to the connection string, or connect with TLS to the endpoint's host name.");
 	if (l->ask_password && !c->secure)
@@ -355,8 +356,8 @@ use_endpoint(PxClient *c, PxEndpoint *e)
 		l->endpoint->users--;
 	l->endpoint = e;
 	e->users++;
-	if (l->ask_password && l->password && px_looks_like_jwt(l->password))
-		return px_auth_endpoint_ready(c);
+	if (e->state != PX_ENDPOINT_UNKNOWN && l->password && !l->no_token && px_looks_like_jwt(l->password))
+		return px_external_token(c);
 	if (e->state == PX_ENDPOINT_UNKNOWN)
 	{
 		l->fake = true;
@@ -534,7 +535,8 @@ px_login_done(PxClient *c)
 
 	if (c->login->final[0])
 		n += px_put_auth(buf, cap, 12, c->login->final, strlen(c->login->final));
-	n += px_put_auth(buf + n, cap - n, 0, NULL, 0);
+	if (!c->login->ok_sent)
+		n += px_put_auth(buf + n, cap - n, 0, NULL, 0);
 	memcpy(buf + n, p->welcome, p->welcome_len);
 	n += p->welcome_len;
 	for (int i = 0; i < PX_TRACKED; i++)

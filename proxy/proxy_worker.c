@@ -312,6 +312,7 @@ tick(void)
 	px_ipc_tick();
 	px_cancel_tick();
 	px_admin_tick();
+	px_external_tick();
 	if (px.now_ms - slow_ms < 500)
 		return;
 	slow_ms = px.now_ms;

@@ -292,6 +292,8 @@ typedef struct PxLogin
 	bool		plus;			/* chose the mechanism with channel binding */
 	bool		admin;
 	bool		proxy_seen;		/* a PROXY header can only come first */
+	bool		no_token;		/* what looks like one is a password */
+	bool		ok_sent;		/* AuthenticationOk went out */
 	char	   *password;		/* in clear, until it is checked */
 	PxEndpoint *endpoint;
 	PxRole	   *role;
@@ -437,9 +439,14 @@ extern bool px_login_refuse(PxClient *c);
 extern bool px_auth_begin(PxClient *c);
 extern bool px_auth_message(PxClient *c, const px_head *head, const uint8 *body, size_t len);
 extern bool px_auth_secret_ready(PxClient *c);	/* login->secret is set: what waited for it goes on */
-extern bool px_auth_endpoint_ready(PxClient *c);	/* a token's endpoint is known */
 extern void px_auth_forget(PxClient *c);
 extern uint64 px_address_key(int kind, const PxClient *c);
+
+/* ---- proxy_external.c ---- */
+extern bool px_external_token(PxClient *c);
+extern bool px_external_console(PxClient *c);
+extern void px_external_forget(PxClient *c);
+extern void px_external_tick(void);
 
 /* ---- proxy_relay.c ---- */
 extern void px_relay_client(PxClient *c);	/* input of a client that is logged in */
