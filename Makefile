@@ -11,17 +11,20 @@
 PG_CONFIG ?= pg_config
 SHELL := /bin/bash
 COMPONENTS := $(patsubst %/Makefile,%,$(wildcard neon_smgr/Makefile neon_walproposer/Makefile pageserver_bgworker/Makefile \
-	safekeeper_bgworker/Makefile storage_controller/Makefile compute_tools/Makefile))
+	safekeeper_bgworker/Makefile storage_controller/Makefile compute_tools/Makefile proxy/Makefile))
 NEON_DIR ?= /var/tmp/neon-demo
 
 DEPS := build-essential clang-14 libclang-rt-14-dev postgresql-15 postgresql-client-15 postgresql-server-dev-15 libpq-dev \
 	libkrb5-dev libssl-dev liblz4-dev libzstd-dev libcmocka-dev libipc-run-perl libdbi-perl libdbd-pg-perl unicode-data \
-	bsdextrautils procps
+	bsdextrautils procps libjansson-dev libwebsockets-dev libwebsockets-evlib-uv libuv1-dev libcjose-dev libcurl4-openssl-dev
+# What the tests of the proxy's HTTP side run, COMMAND:PACKAGE, installed when the command is missing; `make demo` does without.
+TEST_PROGRAMS ?= node:nodejs npm:npm chromium:chromium
+TEST_DEPS = $(foreach p,$(TEST_PROGRAMS),$(if $(shell command -v $(firstword $(subst :, ,$p))),,$(lastword $(subst :, ,$p))))
 
 all: libs $(COMPONENTS)
 
 print-deps:
-	@missing=; for p in $(DEPS); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+	@missing=; for p in $(DEPS) $(TEST_DEPS); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
 	echo $${missing:-none}
 
 # Packages of the server are brought to the same version together.  No cluster is made by the packages' own scripts.
@@ -32,7 +35,7 @@ deps:
 		set -e; apt-get update -qq; \
 		[ -d /etc/postgresql ] || { mkdir -p /etc/postgresql-common/createcluster.d; \
 			echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.d/neon.conf; }; \
-		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEPS) > /tmp/neon_deps.log 2>&1 || { tail -n 30 /tmp/neon_deps.log; exit 1; }; \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEPS) $(TEST_DEPS) > /tmp/neon_deps.log 2>&1 || { tail -n 30 /tmp/neon_deps.log; exit 1; }; \
 	fi
 
 libs:
@@ -49,7 +52,7 @@ uninstall:
 
 demo:
 	@bin/demo plan
-	@$(MAKE) -s deps
+	@$(MAKE) -s deps TEST_PROGRAMS=
 	@$(MAKE) -s install > /tmp/neon_build.log 2>&1 || { tail -n 40 /tmp/neon_build.log; exit 1; }
 	@bin/demo
 

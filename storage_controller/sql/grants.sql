@@ -10,3 +10,4 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA @extschema@ FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA @extschema@ FROM PUBLIC;
 GRANT USAGE ON SCHEMA @extschema@ TO neon_tenant;
 GRANT EXECUTE ON FUNCTION api(text, jsonb, text) TO neon_tenant;
+GRANT EXECUTE ON FUNCTION console_token(text, interval) TO neon_tenant;

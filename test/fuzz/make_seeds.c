@@ -157,6 +157,38 @@ reader_seeds(void)
 	save("fuzz_wal_reader", 1, &b);
 }
 
+/* What clients send before authentication. */
+static void
+proxy_seeds(void)
+{
+#define LITERAL(s) {s, sizeof(s) - 1}
+	static const struct
+	{
+		const char *p;
+		size_t		len;
+	}			seeds[] = {
+		LITERAL("\0\0\0\x2f\0\3\0\0user\0ann\0options\0endpoint=a -c b=c\0_pq_.x\0y\0\0"),
+		LITERAL("\0\0\0\x08\x04\xd2\x16\x2f"),
+		LITERAL("\0\0\0\x10\x04\xd2\x16\x2e\1\2\3\4\5\6\7\x08"),
+		LITERAL("\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x1d\xc0\0\2\1\x7f\0\0\1\x1f\x90\x15\x36\2\0\3" "a.b\xe0\0\x08password"),
+		LITERAL("n,,n=,r=abcdefc=biws,r=abcdef,p=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
+		LITERAL("p=tls-server-end-point,,n=,r=abc"),
+		LITERAL("SCRAM-SHA-256$4096:AAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
+		LITERAL("endpoint=main-1a2b3c4d;secret"),
+		LITERAL("Main.db.example.org"),
+		LITERAL("eyJh.e30.c2ln"),
+		LITERAL("B\0\0\0\x0dp\0st\0rest"),
+	};
+	bytes		b;
+
+	for (size_t i = 0; i < sizeof(seeds) / sizeof(seeds[0]); i++)
+	{
+		b.len = 0;
+		append(&b, seeds[i].p, seeds[i].len);
+		save("fuzz_proxy", (int) i, &b);
+	}
+}
+
 int
 main(int argc, char **argv)
 {
@@ -170,5 +202,6 @@ main(int argc, char **argv)
 	pagestream_seeds();
 	parse_seeds();
 	reader_seeds();
+	proxy_seeds();
 	return 0;
 }

@@ -25,7 +25,7 @@ sub free_ports
 	{
 		open my $lock, '>>', "/tmp/neon_test_ports_$base" or next;
 		next unless flock($lock, LOCK_EX | LOCK_NB);
-		my $busy = grep { my $s = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $base + $_, Listen => 1, ReuseAddr => 1); !$s } 0, 1, 11, 12, 13, 40, 41, 42, 43;
+		my $busy = grep { my $s = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $base + $_, Listen => 1, ReuseAddr => 1); !$s } 0, 1, 11, 12, 13, 30, 31, 38, 40, 41, 42, 43;
 		next if $busy;
 		return ($base, $lock);
 	}
@@ -46,7 +46,7 @@ sub new
 	}
 	$self->{dir} = "$self->{tmp}/c";
 	$self->{owner} = $$;
-	$self->local('init', '-D', $self->{dir}, '--base-port', $self->{port}, @{ $opt{init} || [] });
+	$self->local('init', '-D', $self->{dir}, '--base-port', $self->{port}, '--proxies', $opt{proxies} // 0, @{ $opt{init} || [] });
 	$self->conf($_, $opt{conf}{$_}) for keys %{ $opt{conf} || {} };
 	return $self;
 }

@@ -1,0 +1,507 @@
+/*
+ * proxy_admin.c - the console: the databases neon_proxy and pgbouncer, which hold no data but answer SHOW and take commands.
+ *
+ * Only the simple query protocol, as psql speaks it.  Who may: neon_proxy.admin_users, with the password neon_proxy.admin_secret, or over the
+ * unix socket as the operating system user of the proxy.
+ *
+ * What concerns all workers is sent to each.  A SHOW of what each worker has waits for the rows of the others, a second at most.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "postgres.h"
+
+#include <ctype.h>
+#include <signal.h>
+
+#include "miscadmin.h"
+
+#include "proxy_show.h"
+
+#define CHUNK_BYTES		32768
+#define SHOW_WAIT_MS	1000
+#define MAX_WORDS		3
+
+typedef struct Asked			/* a SHOW whose rows are not all there */
+{
+	dlist_node	node;
+	PxClient   *client;
+	uint64		tag;
+	int			missing;		/* workers */
+	int64		since_ms;
+	PxRows		rows;
+} Asked;
+
+static dlist_head asked = DLIST_STATIC_INIT(asked);
+static uint64 last_tag;
+
+bool
+px_admin_database(const char *name)
+{
+	return strcmp(name, "neon_proxy") == 0 || strcmp(name, "pgbouncer") == 0;
+}
+
+bool
+px_admin_user(const char *name)
+{
+	size_t		n = strlen(name);
+
+	for (const char *p = px_admin_users; p && *p;)
+	{
+		size_t		len;
+
+		while (*p == ' ' || *p == ',')
+			p++;
+		len = strcspn(p, ", ");
+		if (len == n && len > 0 && memcmp(p, name, n) == 0)
+			return true;
+		p += len;
+	}
+	return false;
+}
+
+bool
+px_admin_welcome(PxClient *c)
+{
+	static const char *const status[][2] = {
+		{"server_version", PG_VERSION}, {"server_encoding", "UTF8"}, {"client_encoding", "UTF8"}, {"DateStyle", "ISO, MDY"},
+		{"TimeZone", "GMT"}, {"standard_conforming_strings", "on"}, {"is_superuser", "on"}, {"integer_datetimes", "on"}
+	};
+	uint8		buf[2048];
+	size_t		n = 0;
+
+	if (c->login->final[0])
+		n += px_put_auth(buf, sizeof(buf), 12, c->login->final, strlen(c->login->final));
+	n += px_put_auth(buf + n, sizeof(buf) - n, 0, NULL, 0);
+	for (int i = 0; i < lengthof(status); i++)
+		n += px_put_pair(buf + n, sizeof(buf) - n, status[i][0], status[i][1]);
+	n += px_put_key(buf + n, sizeof(buf) - n, c->key);
+	n += px_put_ready(buf + n, sizeof(buf) - n, 'I');
+	px_login_free(c);
+	px_client_state(c, PX_CL_ADMIN);
+	if (px_sock_send(&c->sock, buf, n))
+		return true;
+	px_client_close(c);
+	return false;
+}
+
+/* ---------------------------------------------------------------- answers */
+
+static bool
+send_or_close(PxClient *c, const void *data, size_t n)
+{
+	if (px_sock_send(&c->sock, data, n))
+		return true;
+	px_client_close(c);
+	return false;
+}
+
+static bool
+complain(PxClient *c, const char *sqlstate, const char *message, const char *hint)
+{
+	uint8		buf[1024];
+	px_error	e = {"ERROR", sqlstate, message, NULL, hint};
+	size_t		n = px_put_error(buf, sizeof(buf), &e);
+
+	n += px_put_ready(buf + n, sizeof(buf) - n, 'I');
+	return send_or_close(c, buf, n);
+}
+
+static bool
+complete(PxClient *c, const char *tag)
+{
+	uint8		buf[128];
+	size_t		n = px_put_message(buf, sizeof(buf), 'C', tag, strlen(tag) + 1);
+
+	n += px_put_ready(buf + n, sizeof(buf) - n, 'I');
+	return send_or_close(c, buf, n);
+}
+
+/* RowDescription: every column is text */
+static bool
+describe(PxClient *c, const char *columns)
+{
+	uint8		body[4096];
+	uint8		buf[4200];
+	neon_writer w;
+	uint16		count = 1;
+
+	for (const char *p = columns; *p; p++)
+		count += *p == ' ';
+	neon_writer_init(&w, body, sizeof(body));
+	neon_put_u16(&w, count);
+	while (*columns)
+	{
+		size_t		n = strcspn(columns, " ");
+
+		neon_put_bytes(&w, columns, n);
+		neon_put_u8(&w, 0);
+		neon_put_u32(&w, 0);	/* no table */
+		neon_put_u16(&w, 0);
+		neon_put_u32(&w, 25);	/* text */
+		neon_put_u16(&w, 0xffff);
+		neon_put_u32(&w, ~0u);
+		neon_put_u16(&w, 0);
+		columns += n + (columns[n] == ' ');
+	}
+	return send_or_close(c, buf, px_put_message(buf, sizeof(buf), 'T', body, w.len));
+}
+
+static bool
+send_rows(PxClient *c, const PxRows *r)
+{
+	return (r->len == 0 || send_or_close(c, r->data, r->len)) && complete(c, "SHOW");
+}
+
+/* ---------------------------------------------------------------- SHOW */
+
+static bool
+show(PxClient *c, const char *what)
+{
+	const PxShow *s = px_show_find(what);
+	PxRows		r = {0};
+	Asked	   *a;
+	bool		ok;
+
+	if (s == NULL)
+		return complain(c, "42704", "there is no such table", "SHOW HELP lists what there is.");
+	if (!describe(c, s->columns))
+		return false;
+	s->rows(&r);
+	if (!s->every_worker || px_workers == 1)
+	{
+		ok = send_rows(c, &r);
+		px_rows_free(&r);
+		return ok;
+	}
+	a = px_alloc(sizeof(Asked));
+	a->client = c;
+	a->tag = ++last_tag;
+	a->since_ms = px.now_ms;
+	a->rows = r;
+	dlist_push_tail(&asked, &a->node);
+	for (int w = 0; w < px_workers; w++)
+		if (w != px.me && pg_atomic_read_u32(&px_worker_slot(w)->pid) != 0)
+		{
+			a->missing++;
+			px_ipc_send(w, PX_MSG_SHOW, a->tag, s->name, strlen(s->name));
+		}
+	return true;
+}
+
+/* Whole rows in each message, the last one says so. */
+void
+px_admin_show(int from, uint64 tag, const char *what)
+{
+	const PxShow *s = px_show_find(what);
+	PxRows		r = {0};
+	size_t		at = 0;
+	uint8		chunk[CHUNK_BYTES + 1];
+
+	if (s == NULL || from < 0 || from >= px_workers)
+		return;
+	s->rows(&r);
+	do
+	{
+		size_t		n = 0;
+
+		while (at + n < r.len)
+		{
+			px_head		h;
+
+			px_head_parse(r.data + at + n, &h);
+			if (n + h.len > CHUNK_BYTES)
+				break;
+			n += h.len;
+		}
+		chunk[0] = at + n >= r.len || n == 0;
+		if (n > 0)
+			memcpy(chunk + 1, r.data + at, n);
+		px_ipc_send(from, PX_MSG_ROWS, tag, chunk, n + 1);
+		at += n;
+		if (n == 0)
+			break;
+	} while (at < r.len);
+	px_rows_free(&r);
+}
+
+static void
+finish(Asked *a)
+{
+	PxClient   *c = a->client;
+
+	dlist_delete(&a->node);
+	send_rows(c, &a->rows);
+	px_rows_free(&a->rows);
+	px_free(a);
+}
+
+static void
+add_rows(PxRows *r, const uint8 *data, size_t len)
+{
+	if (r->cap - r->len < len)
+	{
+		r->cap = r->len + len + CHUNK_BYTES;
+		r->data = realloc(r->data, r->cap);
+		if (r->data == NULL)
+			ereport(FATAL, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory in the proxy")));
+	}
+	memcpy(r->data + r->len, data, len);
+	r->len += len;
+}
+
+void
+px_admin_rows(uint64 tag, const uint8 *data, size_t len)
+{
+	dlist_iter	i;
+
+	dlist_foreach(i, &asked)
+	{
+		Asked	   *a = dlist_container(Asked, node, i.cur);
+
+		if (a->tag != tag || len == 0)
+			continue;
+		if (len > 1)
+			add_rows(&a->rows, data + 1, len - 1);
+		if (data[0] && --a->missing == 0)
+			finish(a);
+		return;
+	}
+}
+
+void
+px_admin_tick(void)
+{
+	dlist_mutable_iter i;
+
+	dlist_foreach_modify(i, &asked)
+	{
+		Asked	   *a = dlist_container(Asked, node, i.cur);
+
+		if (a->missing == 0 || px.now_ms - a->since_ms > SHOW_WAIT_MS)
+			finish(a);
+	}
+}
+
+void
+px_admin_closed(PxClient *c)
+{
+	dlist_mutable_iter i;
+
+	dlist_foreach_modify(i, &asked)
+	{
+		Asked	   *a = dlist_container(Asked, node, i.cur);
+
+		if (a->client != c)
+			continue;
+		dlist_delete(&a->node);
+		px_rows_free(&a->rows);
+		px_free(a);
+	}
+}
+
+/* ---------------------------------------------------------------- commands */
+
+bool
+px_admin_is_paused(const char *endpoint)
+{
+	bool		paused = false;
+
+	SpinLockAcquire(&px_shared->quota_lock);
+	for (int i = 0; i < PX_MAX_PAUSED; i++)
+		paused |= strcmp(px_shared->paused[i], "*") == 0 || strcmp(px_shared->paused[i], endpoint) == 0;
+	SpinLockRelease(&px_shared->quota_lock);
+	return paused;
+}
+
+static bool
+remember_pause(const char *endpoint, bool paused)
+{
+	int			free_at = -1;
+	bool		found = false;
+
+	SpinLockAcquire(&px_shared->quota_lock);
+	for (int i = 0; i < PX_MAX_PAUSED; i++)
+	{
+		char	   *name = px_shared->paused[i];
+
+		if (strcmp(name, endpoint) == 0)
+			found = true;
+		if (!paused && (strcmp(name, endpoint) == 0 || strcmp(endpoint, "*") == 0))
+			name[0] = '\0';
+		if (name[0] == '\0' && free_at < 0)
+			free_at = i;
+	}
+	if (paused && !found && free_at >= 0)
+		strlcpy(px_shared->paused[free_at], endpoint, sizeof(px_shared->paused[0]));
+	SpinLockRelease(&px_shared->quota_lock);
+	return !paused || found || free_at >= 0;
+}
+
+static void
+kill_pool(PxPool *p)
+{
+	px_error	e = {"FATAL", "57P01", "terminating connection due to administrator command", NULL, NULL};
+	dlist_mutable_iter i;
+
+	px_pool_fail(p, &e);
+	dlist_foreach_modify(i, &p->busy)
+	{
+		PxServer   *s = dlist_container(PxServer, node, i.cur);
+
+		s->close_after = true;
+		if (s->client)
+			px_client_fail(s->client, e.sqlstate, e.message, NULL, NULL);
+	}
+	dlist_foreach_modify(i, &px.idle)
+	{
+		PxClient   *c = dlist_container(PxClient, node, i.cur);
+
+		if (c->pool == p)
+			px_client_fail(c, e.sqlstate, e.message, NULL, NULL);
+	}
+	dlist_foreach_modify(i, &p->idle)
+		px_server_close(dlist_container(PxServer, node, i.cur));
+}
+
+/* In each worker: "PAUSE main-1a2b3c4d", the state is in shared memory already. */
+void
+px_admin_command(const char *text)
+{
+	dlist_mutable_iter i;
+	const char *name = strchr(text, ' ');
+
+	if (strncmp(text, "FORGET ", 7) == 0)
+	{
+		px_cache_invalidate(text + 7);
+		return;
+	}
+	if (strncmp(text, "RECONNECT", 9) == 0)
+		px_reconnect_generation++;
+	dlist_foreach_modify(i, &px.pools)
+	{
+		PxPool	   *p = dlist_container(PxPool, node, i.cur);
+
+		if (strncmp(text, "KILL", 4) == 0 && name && strcmp(name + 1, p->endpoint->id) == 0)
+			kill_pool(p);
+		p->paused = px_admin_is_paused(p->endpoint->id);
+		px_pool_want_run(p);
+	}
+}
+
+void
+px_admin_tell_all(const char *command, const char *endpoint)
+{
+	char		text[32 + PX_NAME_BYTES];
+
+	snprintf(text, sizeof(text), "%s %s", command, endpoint);
+	for (int w = 0; w < px_workers; w++)
+		if (w != px.me)
+			px_ipc_send(w, PX_MSG_COMMAND, 0, text, strlen(text));
+	px_admin_command(text);
+}
+
+static bool
+tell_all(PxClient *c, const char *command, const char *endpoint)
+{
+	px_admin_tell_all(command, endpoint);
+	return c->state == PX_CL_CLOSED ? false : complete(c, command);
+}
+
+static bool
+command(PxClient *c, const char *verb, const char *name)
+{
+	if (pg_strcasecmp(verb, "RELOAD") == 0)
+	{
+		kill(PostmasterPid, SIGHUP);
+		return complete(c, "RELOAD");
+	}
+	if (pg_strcasecmp(verb, "RECONNECT") == 0)
+		return tell_all(c, "RECONNECT", "");
+	if (pg_strcasecmp(verb, "PAUSE") == 0 || pg_strcasecmp(verb, "RESUME") == 0)
+	{
+		bool		pause = pg_strcasecmp(verb, "PAUSE") == 0;
+
+		if (!remember_pause(name[0] ? name : "*", pause))
+			return complain(c, "54000", "too many endpoints are paused", "RESUME some, or PAUSE all.");
+		return tell_all(c, pause ? "PAUSE" : "RESUME", name);
+	}
+	if (pg_strcasecmp(verb, "KILL") == 0 && name[0])
+		return tell_all(c, "KILL", name);
+	if (pg_strcasecmp(verb, "SET") == 0)
+		return complain(c, "0A000", "settings are not changed here", "Edit postgresql.conf of the proxy, or use ALTER SYSTEM there, and RELOAD.");
+	return complain(c, "42601", "unknown command", "SHOW HELP lists the commands.");
+}
+
+/* Up to three words; quotes around one are taken off. */
+static void
+split(const char *sql, char words[MAX_WORDS][PX_NAME_BYTES])
+{
+	memset(words, 0, MAX_WORDS * PX_NAME_BYTES);
+	for (int i = 0; i < MAX_WORDS; i++)
+	{
+		int			n = 0;
+
+		while (*sql && (isspace((unsigned char) *sql) || *sql == ';'))
+			sql++;
+		for (; *sql && !isspace((unsigned char) *sql) && *sql != ';'; sql++)
+			if (*sql != '"' && *sql != '\'' && n < PX_NAME_BYTES - 1)
+				words[i][n++] = *sql;
+	}
+}
+
+static bool
+query(PxClient *c, const char *sql)
+{
+	char		words[MAX_WORDS][PX_NAME_BYTES];
+	static const uint8 empty[] = {'I', 0, 0, 0, 4, 'Z', 0, 0, 0, 5, 'I'};
+
+	split(sql, words);
+	if (words[0][0] == '\0')
+		return send_or_close(c, empty, sizeof(empty));
+	if (words[2][0])
+		return complain(c, "42601", "unknown command", "SHOW HELP lists the commands.");
+	if (pg_strcasecmp(words[0], "SHOW") == 0)
+		return show(c, words[1]);
+	return command(c, words[0], words[1]);
+}
+
+bool
+px_admin_input(PxClient *c, const uint8 *p, size_t len, size_t *used)
+{
+	while (len - *used >= PX_HEAD_BYTES)
+	{
+		px_head		h;
+		const uint8 *m = p + *used;
+		uint8		buf[8];
+
+		if (!px_head_parse(m, &h) || h.len > 8192)
+			return px_client_fail(c, "08P01", "invalid frontend message", NULL, NULL);
+		if (len - *used < h.len)
+			break;
+		*used += h.len;
+		switch (h.type)
+		{
+			case 'Q':
+				if (h.len == PX_HEAD_BYTES || m[h.len - 1] != 0)
+					return px_client_fail(c, "08P01", "invalid frontend message", NULL, NULL);
+				if (!query(c, (const char *) m + PX_HEAD_BYTES))
+					return false;
+				break;
+			case 'X':
+				px_client_close(c);
+				return false;
+			case 'S':
+				px_put_ready(buf, sizeof(buf), 'I');
+				if (!send_or_close(c, buf, 6))
+					return false;
+				break;
+			case 'P':
+				if (!complain(c, "0A000", "the console takes simple queries only", "Use psql."))
+					return false;
+				break;
+			default:
+				break;
+		}
+	}
+	return true;
+}

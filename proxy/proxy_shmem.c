@@ -1,0 +1,222 @@
+/*
+ * proxy_shmem.c - what the workers share: counters and quotas.
+ *
+ * A quota is a count by name over all workers: clients of an endpoint or an address, server connections of a pool, failed logins of
+ * an address.  The table is open addressing on a keyed 64-bit hash of the name, with a bounded probe: a name that finds
+ * no slot is not limited by address or endpoint, and not pooled across workers, which costs nothing but the limit.
+ *
+ * Locks: one spinlock, held for a probe.  Crash rule: a worker gives back what it holds in its exit callback; one that dies without
+ * makes the postmaster start everything anew, this memory included.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "postgres.h"
+
+#include "common/hashfn.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/shmem.h"
+
+#include "proxy_shmem.h"
+
+PxShared   *px_shared = NULL;
+
+const PxStatInfo px_stat_info[PX_STAT_COUNT] = {
+#define X(name, kind, help) {#name, help, #kind[0] == 'g'},
+	PX_STATS(X)
+#undef X
+};
+
+static shmem_request_hook_type prev_request_hook = NULL;
+static shmem_startup_hook_type prev_startup_hook = NULL;
+
+static void
+request_shmem(void)
+{
+	if (prev_request_hook)
+		prev_request_hook();
+	RequestAddinShmemSpace(sizeof(PxShared));
+}
+
+static void
+startup_shmem(void)
+{
+	bool		found;
+
+	if (prev_startup_hook)
+		prev_startup_hook();
+	px_shared = ShmemInitStruct("neon_proxy", sizeof(PxShared), &found);
+	if (found)
+		return;
+	memset(px_shared, 0, sizeof(PxShared));
+	if (!pg_strong_random(px_shared->secret, sizeof(px_shared->secret)))
+		ereport(FATAL, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("could not get random bytes for the proxy")));
+	SpinLockInit(&px_shared->quota_lock);
+	for (int w = 0; w < PX_MAX_WORKERS; w++)
+	{
+		pg_atomic_init_u32(&px_shared->worker[w].pid, 0);
+		pg_atomic_init_u32(&px_shared->worker[w].starts, 0);
+		for (int i = 0; i < PX_STAT_COUNT; i++)
+			pg_atomic_init_u64(&px_shared->worker[w].stat[i], 0);
+	}
+}
+
+void
+px_shmem_register(void)
+{
+	prev_request_hook = shmem_request_hook;
+	shmem_request_hook = request_shmem;
+	prev_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = startup_shmem;
+}
+
+PxWorkerSlot *
+px_worker_slot(int worker)
+{
+	Assert(worker >= 0 && worker < PX_MAX_WORKERS);
+	return &px_shared->worker[worker];
+}
+
+uint64
+px_stat_sum(PxStat stat)
+{
+	uint64		sum = 0;
+
+	for (int w = 0; w < px_workers; w++)
+		sum += pg_atomic_read_u64(&px_shared->worker[w].stat[stat]);
+	return sum;
+}
+
+uint64
+px_hash(int kind, const void *data, size_t len)
+{
+	uint64		seed,
+				h;
+
+	memcpy(&seed, px_shared->secret, sizeof(seed));
+	h = hash_bytes_extended(data, (int) len, seed + (uint64) kind);
+	return h ? h : 1;
+}
+
+/* The slot of a key, or a free one for it; NULL when there is neither within the probes.  The lock is held. */
+static PxQuota *
+find_slot(uint64 key, bool add)
+{
+	PxQuota    *empty = NULL;
+
+	for (int i = 0; i < PX_QUOTA_PROBES; i++)
+	{
+		PxQuota    *q = &px_shared->quota[(key + i) & (PX_QUOTA_SLOTS - 1)];
+
+		if (q->key == key)
+			return q;
+		if (q->key == 0 && empty == NULL)
+			empty = q;
+	}
+	if (!add || empty == NULL)
+		return NULL;
+	empty->key = key;
+	empty->count = empty->waiting = 0;
+	empty->window = 0;
+	return empty;
+}
+
+bool
+px_quota_take(PxQuotaKind kind, uint64 key, int limit)
+{
+	PxQuota    *q;
+	bool		ok = true;
+
+	SpinLockAcquire(&px_shared->quota_lock);
+	q = find_slot(key, true);
+	if (q && limit > 0 && q->count >= limit)
+		ok = false;
+	else if (q)
+		q->count++;
+	SpinLockRelease(&px_shared->quota_lock);
+	return ok;
+}
+
+void
+px_quota_give(PxQuotaKind kind, uint64 key)
+{
+	PxQuota    *q;
+
+	SpinLockAcquire(&px_shared->quota_lock);
+	q = find_slot(key, false);
+	if (q)
+	{
+		if (q->count > 0)
+			q->count--;
+		if (q->count == 0 && q->waiting == 0)
+			q->key = 0;
+	}
+	SpinLockRelease(&px_shared->quota_lock);
+}
+
+int
+px_quota_count(uint64 key)
+{
+	PxQuota    *q;
+	int			n;
+
+	SpinLockAcquire(&px_shared->quota_lock);
+	q = find_slot(key, false);
+	n = q ? q->count : 0;
+	SpinLockRelease(&px_shared->quota_lock);
+	return n;
+}
+
+int
+px_quota_waiting(uint64 key, int add)
+{
+	PxQuota    *q;
+	int			n = 0;
+
+	SpinLockAcquire(&px_shared->quota_lock);
+	q = find_slot(key, add > 0);
+	if (q)
+	{
+		q->waiting = Max(q->waiting + add, 0);
+		n = q->waiting;
+		if (q->count == 0 && q->waiting == 0)
+			q->key = 0;
+	}
+	SpinLockRelease(&px_shared->quota_lock);
+	return n;
+}
+
+int
+px_failures(uint64 key, int64 now_ms, int add)
+{
+	int64		minute = now_ms / 60000 + 1;
+	PxQuota    *q;
+	int			n = 0;
+
+	SpinLockAcquire(&px_shared->quota_lock);
+	q = find_slot(key, add > 0);
+	for (int i = 0; q == NULL && add > 0 && i < PX_QUOTA_PROBES; i++)
+	{
+		/* room is made where the count is of an earlier minute */
+		PxQuota    *old = &px_shared->quota[(key + i) & (PX_QUOTA_SLOTS - 1)];
+
+		if (old->window != 0 && old->window < minute)
+		{
+			memset(old, 0, sizeof(*old));
+			old->key = key;
+			q = old;
+		}
+	}
+	if (q)
+	{
+		if (q->window != minute)
+			q->count = 0;
+		q->window = minute;
+		q->count += add;
+		n = q->count;
+		if (n == 0)
+			q->key = 0;
+	}
+	SpinLockRelease(&px_shared->quota_lock);
+	return n;
+}
