@@ -74,82 +74,159 @@ COMMENT ON FUNCTION neon_test_flip_bit(regclass, int, bigint, int, int) IS 'for 
 REVOKE ALL ON FUNCTION neon_test_flip_bit(regclass, int, bigint, int, int) FROM PUBLIC;
 
 -- ---------------------------------------------------------------- control plane: branches, endpoints, tenants
+--
+-- Each function is a name for a call of the controller.  They run with their owner's rights, so that one of them can be granted
+-- without the others: GRANT EXECUTE ON FUNCTION neon_create_branch TO somebody.  Nobody has them at first but superusers.
+-- Views are granted as views are: GRANT SELECT ON neon_branches TO somebody.
 
 CREATE FUNCTION neon_control(fn text, args jsonb) RETURNS jsonb
 AS 'MODULE_PATHNAME', 'neon_control' LANGUAGE C VOLATILE STRICT;
-COMMENT ON FUNCTION neon_control(text, jsonb) IS 'call the control plane; the functions below are its names';
+COMMENT ON FUNCTION neon_control(text, jsonb) IS 'Calls the control plane. The functions neon_... are its names; use those.';
+REVOKE ALL ON FUNCTION neon_control(text, jsonb) FROM PUBLIC;
 
-CREATE FUNCTION neon_create_tenant(name text) RETURNS text LANGUAGE sql AS
+CREATE FUNCTION neon_list(what text) RETURNS jsonb
+AS 'MODULE_PATHNAME', 'neon_list' LANGUAGE C VOLATILE STRICT;
+COMMENT ON FUNCTION neon_list(text) IS
+	'Rows of a control plane view (branches, endpoints, ...) for callers who may read it. The views are made of it; use those.';
+GRANT EXECUTE ON FUNCTION neon_list(text) TO PUBLIC;	-- it checks SELECT on the view itself
+
+
+CREATE FUNCTION neon_create_tenant(name text) RETURNS text
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
 $$ SELECT @extschema@.neon_control('create_tenant', jsonb_build_object('name', name)) #>> '{}' $$;
-COMMENT ON FUNCTION neon_create_tenant(text) IS 'make a tenant with a branch and an endpoint "main" (on the controller); returns its id';
+COMMENT ON FUNCTION neon_create_tenant(text) IS
+	'Makes a tenant: a database cluster of its own, with a branch main and a running endpoint main. Returns its id. Only on the controller. name: a name no other tenant has. See neon_tenants.';
+REVOKE ALL ON FUNCTION neon_create_tenant(text) FROM PUBLIC;
 
-CREATE FUNCTION neon_drop_tenant(name text) RETURNS void LANGUAGE sql AS
+CREATE FUNCTION neon_drop_tenant(name text) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
 $$ SELECT @extschema@.neon_control('drop_tenant', jsonb_build_object('name', name)) $$;
-COMMENT ON FUNCTION neon_drop_tenant(text) IS 'drop a tenant with all its branches, endpoints and data (on the controller)';
+COMMENT ON FUNCTION neon_drop_tenant(text) IS
+	'Drops a tenant with all its branches, endpoints and data. Only on the controller. Refused while one of its branches is protected. It cannot be undone.';
+REVOKE ALL ON FUNCTION neon_drop_tenant(text) FROM PUBLIC;
 
 CREATE FUNCTION neon_create_branch(name text, parent text = NULL, at_lsn pg_lsn = NULL, at_time timestamptz = NULL) RETURNS text
-LANGUAGE sql AS $$ SELECT @extschema@.neon_control('create_branch', jsonb_build_object('name', name, 'parent', parent,
-	'at_lsn', at_lsn, 'at_time', at_time)) #>> '{}' $$;
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
+$$ SELECT @extschema@.neon_control('create_branch', jsonb_build_object('name', name, 'parent', parent, 'at_lsn', at_lsn, 'at_time', at_time)) #>> '{}' $$;
 COMMENT ON FUNCTION neon_create_branch(text, text, pg_lsn, timestamptz) IS
-	'make a branch of this branch (or of parent) with everything committed before the call, or as it was at an LSN or a time; returns its id';
+	'Makes a branch: a copy of another branch that takes no space until one of them changes. Returns its id. It holds everything that was committed before the call (nothing of the calling transaction). parent: the branch to copy; default the one this session is connected to. at_lsn or at_time: as it was then. A branch has no server yet: see neon_create_endpoint.';
+REVOKE ALL ON FUNCTION neon_create_branch(text, text, pg_lsn, timestamptz) FROM PUBLIC;
 
-CREATE FUNCTION neon_drop_branch(name text, cascade bool = false) RETURNS void LANGUAGE sql AS
+CREATE FUNCTION neon_drop_branch(name text, cascade bool = false) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
 $$ SELECT @extschema@.neon_control('drop_branch', jsonb_build_object('name', name, 'cascade', cascade)) $$;
-COMMENT ON FUNCTION neon_drop_branch(text, bool) IS 'drop a branch with its endpoint and data; cascade drops its children too';
+COMMENT ON FUNCTION neon_drop_branch(text, bool) IS
+	'Drops a branch with its endpoint and its data. Refused while it is protected or has branches of its own; cascade => true drops those as well. It cannot be undone.';
+REVOKE ALL ON FUNCTION neon_drop_branch(text, bool) FROM PUBLIC;
 
-CREATE FUNCTION neon_rename_branch(name text, new_name text) RETURNS void LANGUAGE sql AS
+CREATE FUNCTION neon_rename_branch(name text, new_name text) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
 $$ SELECT @extschema@.neon_control('rename_branch', jsonb_build_object('name', name, 'new_name', new_name)) $$;
-COMMENT ON FUNCTION neon_rename_branch(text, text) IS 'give a branch another name';
+COMMENT ON FUNCTION neon_rename_branch(text, text) IS
+	'Gives a branch another name. Its endpoint keeps its own name and goes on running.';
+REVOKE ALL ON FUNCTION neon_rename_branch(text, text) FROM PUBLIC;
 
-CREATE FUNCTION neon_create_endpoint(name text, branch text = NULL) RETURNS text LANGUAGE sql AS
-$$ SELECT @extschema@.neon_control('create_endpoint', jsonb_build_object('name', name, 'branch', branch)) #>> '{}' $$;
-COMMENT ON FUNCTION neon_create_endpoint(text, text) IS 'make and start a server for a branch (of the same name, unless given); returns its URI';
+CREATE FUNCTION neon_reset_branch(name text) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
+$$ SELECT @extschema@.neon_control('reset_branch', jsonb_build_object('name', name)) $$;
+COMMENT ON FUNCTION neon_reset_branch(text) IS
+	'Makes a branch what its parent is now. What was changed in the branch is lost. Its endpoint keeps its name, address and settings and is restarted if it ran. Refused while the branch is protected or has branches of its own.';
+REVOKE ALL ON FUNCTION neon_reset_branch(text) FROM PUBLIC;
 
-CREATE FUNCTION neon_start_endpoint(name text) RETURNS text LANGUAGE sql AS
+CREATE FUNCTION neon_restore_branch(name text, at_lsn pg_lsn = NULL, at_time timestamptz = NULL, keep_as text = NULL) RETURNS text
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
+$$ SELECT @extschema@.neon_control('restore_branch', jsonb_build_object('name', name, 'at_lsn', at_lsn, 'at_time', at_time, 'keep_as', keep_as)) #>> '{}' $$;
+COMMENT ON FUNCTION neon_restore_branch(text, pg_lsn, timestamptz, text) IS
+	'Takes a branch back to what it was at a time (at_time) or an LSN (at_lsn). Nothing is lost: what it was before the call is kept as another branch, whose name is returned, and branches that were made of it belong to that one. keep_as: that name; default <name>_old_<time>. The endpoint keeps its name, address and settings and is restarted if it ran. Refused while the branch is protected.';
+REVOKE ALL ON FUNCTION neon_restore_branch(text, pg_lsn, timestamptz, text) FROM PUBLIC;
+
+CREATE FUNCTION neon_protect_branch(name text, protected bool = true) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
+$$ SELECT @extschema@.neon_control('protect_branch', jsonb_build_object('name', name, 'protected', protected)) $$;
+COMMENT ON FUNCTION neon_protect_branch(text, bool) IS
+	'Protects a branch: it cannot be dropped, reset or restored until neon_protect_branch(name, false).';
+REVOKE ALL ON FUNCTION neon_protect_branch(text, bool) FROM PUBLIC;
+
+CREATE FUNCTION neon_set_branch(name text, setting text, value text) RETURNS text
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
+$$ SELECT @extschema@.neon_control('set_branch', jsonb_build_object('name', name, 'setting', setting, 'value', value)) #>> '{}' $$;
+COMMENT ON FUNCTION neon_set_branch(text, text, text) IS
+	'Sets a configuration parameter (see pg_settings) for the servers of a branch. value NULL takes it back to the default. name NULL: the branch this session is connected to. Returns when it counts: applied, or at the next start of its endpoint.';
+REVOKE ALL ON FUNCTION neon_set_branch(text, text, text) FROM PUBLIC;
+
+CREATE FUNCTION neon_create_endpoint(name text, branch text = NULL, mode text = 'read-write', at_lsn pg_lsn = NULL, at_time timestamptz = NULL) RETURNS text
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
+$$ SELECT @extschema@.neon_control('create_endpoint', jsonb_build_object('name', name, 'branch', branch, 'mode', mode, 'at_lsn', at_lsn, 'at_time', at_time)) #>> '{}' $$;
+COMMENT ON FUNCTION neon_create_endpoint(text, text, text, pg_lsn, timestamptz) IS
+	'Makes and starts a server for a branch; returns its URI when it takes connections. branch: default the branch of the same name. mode: read-write (a branch has one of these); replica and static, with at_lsn and at_time, are not built yet.';
+REVOKE ALL ON FUNCTION neon_create_endpoint(text, text, text, pg_lsn, timestamptz) FROM PUBLIC;
+
+CREATE FUNCTION neon_start_endpoint(name text) RETURNS text
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
 $$ SELECT @extschema@.neon_control('start_endpoint', jsonb_build_object('name', name)) #>> '{}' $$;
-COMMENT ON FUNCTION neon_start_endpoint(text) IS 'start an endpoint if it does not run; returns its URI';
+COMMENT ON FUNCTION neon_start_endpoint(text) IS
+	'Starts an endpoint if it does not run; returns its URI when it takes connections.';
+REVOKE ALL ON FUNCTION neon_start_endpoint(text) FROM PUBLIC;
 
-CREATE FUNCTION neon_suspend_endpoint(name text) RETURNS void LANGUAGE sql AS
+CREATE FUNCTION neon_suspend_endpoint(name text) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
 $$ SELECT @extschema@.neon_control('suspend_endpoint', jsonb_build_object('name', name)) $$;
-COMMENT ON FUNCTION neon_suspend_endpoint(text) IS 'stop an endpoint; its branch stays';
+COMMENT ON FUNCTION neon_suspend_endpoint(text) IS
+	'Stops an endpoint. Its branch stays, and so do its name, address and settings: neon_start_endpoint starts it again.';
+REVOKE ALL ON FUNCTION neon_suspend_endpoint(text) FROM PUBLIC;
 
-CREATE FUNCTION neon_drop_endpoint(name text) RETURNS void LANGUAGE sql AS
+CREATE FUNCTION neon_drop_endpoint(name text) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
 $$ SELECT @extschema@.neon_control('drop_endpoint', jsonb_build_object('name', name)) $$;
-COMMENT ON FUNCTION neon_drop_endpoint(text) IS 'stop and forget an endpoint; its branch stays';
+COMMENT ON FUNCTION neon_drop_endpoint(text) IS
+	'Stops and forgets an endpoint. Its branch stays, with all its data.';
+REVOKE ALL ON FUNCTION neon_drop_endpoint(text) FROM PUBLIC;
 
-CREATE FUNCTION neon_connection_uri(branch text = NULL) RETURNS text LANGUAGE sql AS
+CREATE FUNCTION neon_connection_uri(branch text = NULL) RETURNS text
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
 $$ SELECT @extschema@.neon_control('connection_uri', jsonb_build_object('branch', branch)) #>> '{}' $$;
-COMMENT ON FUNCTION neon_connection_uri(text) IS 'URI of a branch''s endpoint, password included';
+COMMENT ON FUNCTION neon_connection_uri(text) IS
+	'The URI of a branch''s endpoint, with the password the tenant was created with. branch: default the one this session is connected to.';
+REVOKE ALL ON FUNCTION neon_connection_uri(text) FROM PUBLIC;
 
-CREATE FUNCTION neon_lsn_at(at timestamptz) RETURNS pg_lsn LANGUAGE sql AS
+CREATE FUNCTION neon_lsn_at(at timestamptz) RETURNS pg_lsn
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
 $$ SELECT (@extschema@.neon_control('lsn_at', jsonb_build_object('at', at)) #>> '{}')::pg_lsn $$;
-COMMENT ON FUNCTION neon_lsn_at(timestamptz) IS 'the LSN at which this branch held what was committed at a time';
+COMMENT ON FUNCTION neon_lsn_at(timestamptz) IS
+	'The LSN at which this branch held what was committed at a time. For at_lsn of other functions.';
+REVOKE ALL ON FUNCTION neon_lsn_at(timestamptz) FROM PUBLIC;
 
-CREATE FUNCTION neon_checkpoint() RETURNS void LANGUAGE sql AS
-$$ SELECT @extschema@.neon_control('checkpoint', '{}') $$;
-COMMENT ON FUNCTION neon_checkpoint() IS 'make the pageserver write everything of the tenant to layer files now';
+CREATE FUNCTION neon_checkpoint(tenant text = NULL) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
+$$ SELECT @extschema@.neon_control('checkpoint', jsonb_build_object('tenant', tenant)) $$;
+COMMENT ON FUNCTION neon_checkpoint(text) IS
+	'Makes the pageservers write everything of a tenant to layer files, now. tenant: default this one; on the controller: all.';
+REVOKE ALL ON FUNCTION neon_checkpoint(text) FROM PUBLIC;
 
-CREATE FUNCTION neon_current_branch() RETURNS text LANGUAGE sql AS
+CREATE FUNCTION neon_current_branch() RETURNS text
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
 $$ SELECT @extschema@.neon_control('current_branch', '{}') #>> '{}' $$;
-COMMENT ON FUNCTION neon_current_branch() IS 'name of the branch this session is connected to';
+COMMENT ON FUNCTION neon_current_branch() IS
+	'The name of the branch this session is connected to.';
+REVOKE ALL ON FUNCTION neon_current_branch() FROM PUBLIC;
+
+-- ---------------------------------------------------------------- what there is
 
 CREATE VIEW neon_tenants AS
-	SELECT * FROM jsonb_to_recordset(neon_control('tenants', '{}')) AS t (id text, name text, created_at timestamptz);
-COMMENT ON VIEW neon_tenants IS 'tenants (from an endpoint: its own)';
+	SELECT * FROM jsonb_to_recordset(neon_list('tenants')) AS t (id text, name text, created_at timestamptz);
+COMMENT ON VIEW neon_tenants IS 'Tenants; from an endpoint: its own.';
 CREATE VIEW neon_branches AS
-	SELECT * FROM jsonb_to_recordset(neon_control('branches', '{}')) AS b (name text, parent text, start_lsn pg_lsn,
-		created_at timestamptz, timeline_id text, tenant text);
-COMMENT ON VIEW neon_branches IS 'branches, their parents and the LSN they began at';
+	SELECT * FROM jsonb_to_recordset(neon_list('branches')) AS b (name text, parent text, start_lsn pg_lsn,
+		created_at timestamptz, protected bool, settings jsonb, timeline_id text, tenant text);
+COMMENT ON VIEW neon_branches IS 'Branches: their parents, the LSN they began at, protection, and settings of their servers.';
 CREATE VIEW neon_endpoints AS
-	SELECT * FROM jsonb_to_recordset(neon_control('endpoints', '{}')) AS e (name text, branch text, mode text, state text, pid int,
+	SELECT * FROM jsonb_to_recordset(neon_list('endpoints')) AS e (name text, branch text, mode text, state text, pid int,
 		host text, port int, started_at timestamptz, tenant text);
-COMMENT ON VIEW neon_endpoints IS 'endpoints and whether they run';
+COMMENT ON VIEW neon_endpoints IS 'Endpoints: their branches, addresses, and whether they run.';
 CREATE VIEW neon_nodes AS
-	SELECT * FROM jsonb_to_recordset(neon_control('nodes', '{}')) AS n (name text, role text, node_id int, host text, port int,
+	SELECT * FROM jsonb_to_recordset(neon_list('nodes')) AS n (name text, role text, node_id int, host text, port int,
 		registered_at timestamptz);
-COMMENT ON VIEW neon_nodes IS 'servers of the cluster (on the controller)';
+COMMENT ON VIEW neon_nodes IS 'Servers of the cluster (only on the controller).';
 
-REVOKE ALL ON FUNCTION neon_control(text, jsonb), neon_create_tenant(text), neon_drop_tenant(text),
-	neon_create_branch(text, text, pg_lsn, timestamptz), neon_drop_branch(text, bool), neon_rename_branch(text, text),
-	neon_create_endpoint(text, text), neon_start_endpoint(text), neon_suspend_endpoint(text), neon_drop_endpoint(text),
-	neon_connection_uri(text), neon_lsn_at(timestamptz), neon_checkpoint(), neon_current_branch() FROM PUBLIC;
+REVOKE ALL ON neon_tenants, neon_branches, neon_endpoints, neon_nodes FROM PUBLIC;
+GRANT SELECT ON neon_tenants, neon_branches, neon_endpoints, neon_nodes TO pg_monitor;

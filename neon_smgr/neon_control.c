@@ -2,8 +2,8 @@
  * neon_control.c - the control plane's functions, wherever they are called.
  *
  * On the controller they run there; anywhere else they go to neon.controller_connstring, with the credential of this
- * endpoint's tenant.  The setting can be read by superusers only, and these functions are granted to nobody
- * else at first: whoever may call them acts for the whole tenant.
+ * endpoint's tenant.  The setting can be read by superusers only, and the SQL functions in front of these run with their
+ * owner's rights: whoever is granted one of them does that one thing for the whole tenant.
  *
  * The remote session cannot see this session's own uncommitted work: a branch holds what is committed.
  *
@@ -12,19 +12,27 @@
 #include "postgres.h"
 
 #include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/jsonb.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
 #include "neon_pqcall.h"
 
 #define CONTROL_CONNECT_TIMEOUT_MS	10000
 
+/* views neon_* that neon_list() gives the rows of */
+static const char *const lists[] = {"tenants", "branches", "endpoints", "nodes"};
+
 PG_FUNCTION_INFO_V1(neon_control);
+PG_FUNCTION_INFO_V1(neon_list);
 
 static const char *
 setting_or_empty(const char *name)
@@ -92,19 +100,57 @@ call_controller(const char *conninfo, const char *fn, Datum args, bool *isnull)
 	return result;
 }
 
+static Datum
+call(const char *fn, Datum args, bool *isnull)
+{
+	const char *conninfo = setting_or_empty("neon.controller_connstring");
+
+	*isnull = false;
+	return conninfo[0] == '\0' ? call_here(fn, args, isnull) : call_controller(conninfo, fn, args, isnull);
+}
+
 /* neon_control(fn text, args jsonb) returns jsonb */
 Datum
 neon_control(PG_FUNCTION_ARGS)
 {
-	char	   *fn = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	const char *conninfo = setting_or_empty("neon.controller_connstring");
-	bool		isnull = false;
+	bool		isnull;
+	Datum		result = call(text_to_cstring(PG_GETARG_TEXT_PP(0)), PG_GETARG_DATUM(1), &isnull);
+
+	if (isnull)
+		PG_RETURN_NULL();
+	return result;
+}
+
+/*
+ * neon_list(what text) returns jsonb: for whoever may read the view neon_<what>.  A function in a view runs with the rights of the
+ * view's reader, not its owner's, so the grant on the view is looked at here.
+ */
+Datum
+neon_list(PG_FUNCTION_ARGS)
+{
+	char	   *what = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *view = psprintf("neon_%s", what);
+	Oid			relation = InvalidOid;
+	Datum		no_args = DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"));
+	Oid			user;
+	int			context;
+	bool		isnull;
 	Datum		result;
 
-	if (conninfo[0] == '\0')
-		result = call_here(fn, PG_GETARG_DATUM(1), &isnull);
-	else
-		result = call_controller(conninfo, fn, PG_GETARG_DATUM(1), &isnull);
+	for (int i = 0; i < lengthof(lists); i++)
+		if (strcmp(what, lists[i]) == 0)
+			relation = get_relname_relid(view, get_func_namespace(fcinfo->flinfo->fn_oid));
+	if (!OidIsValid(relation))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("view \"%s\" does not exist", view),
+				 errhint("See \\dv neon_*.")));
+	if (pg_class_aclcheck(relation, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_VIEW, view);
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, context | SECURITY_LOCAL_USERID_CHANGE);
+	result = call(what, no_args, &isnull);
+	SetUserIdAndSecContext(user, context);
 	if (isnull)
 		PG_RETURN_NULL();
 	return result;

@@ -109,6 +109,9 @@ extern void page_truth_note_write(const NeonRel *rel, int fork, BlockNumber bloc
 /* A pinned page is about to be let go of.  false: not now. */
 extern bool page_truth_note_release(const NeonRel *rel, int fork, BlockNumber block, const char *page, bool was_built);
 
+/* May storage lack bits of the relation's visibility map? */
+extern bool page_truth_map_may_be_copy(const NeonRel *rel);
+
 /* ---- for the worker ---- */
 extern LWLock *page_truth_lock(void);
 extern void page_truth_read_slot(uint64 number, char *page);

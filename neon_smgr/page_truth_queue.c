@@ -244,8 +244,8 @@ put(const TruthEntry *entry, const char *page)
 }
 
 /* May storage lack bits of this map?  CREATE DATABASE logs the maps it copies without their content. */
-static bool
-map_may_be_copy(const NeonRel *rel)
+bool
+page_truth_map_may_be_copy(const NeonRel *rel)
 {
 	RelationInfo info;
 
@@ -265,7 +265,7 @@ flags_of_write(const NeonRel *rel, int fork, const char *page)
 	/* Who clears a bit keeps the map page pinned until the record is inserted.  We have it pinned, too. */
 	if (smgr_abi_buffer_pins(page) > 1)
 		flags |= NEON_TRUTH_VM_CLEARING;
-	if (map_may_be_copy(rel))
+	if (page_truth_map_may_be_copy(rel))
 		flags |= NEON_TRUTH_VM_COPIED;
 	return flags;
 }

@@ -24,6 +24,7 @@
 PG_MODULE_MAGIC;
 
 PG_FUNCTION_INFO_V1(nc_remote);
+PG_FUNCTION_INFO_V1(nc_check_setting);
 
 static int	connect_timeout_ms = 10000;
 static int	statement_timeout_ms = 600000;
@@ -79,4 +80,32 @@ nc_remote(PG_FUNCTION_ARGS)
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(call);
 	return (Datum) 0;
+}
+
+/* check_setting(name, value): as ALTER SYSTEM checks, and nothing is changed.  Settings of modules are left to the server that has them. */
+Datum
+nc_check_setting(PG_FUNCTION_ARGS)
+{
+	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *value = text_to_cstring(PG_GETARG_TEXT_PP(1));
+
+	if (strpbrk(value, "\n\r") != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the value of setting \"%s\" has more than one line", name),
+				 errhint("Write it in one.")));
+	if (strchr(name, '.') != NULL)
+		PG_RETURN_VOID();
+	if (GetConfigOption(name, true, false) == NULL && GetConfigOptionByName(name, NULL, true) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("unrecognized configuration parameter \"%s\"", name),
+				 errhint("See pg_settings for those there are.")));
+	if (GetConfigOptionFlags(name, true) & (GUC_DISALLOW_IN_FILE | GUC_DISALLOW_IN_AUTO_FILE))
+		ereport(ERROR,
+				(errcode(ERRCODE_CANT_CHANGE_RUNTIME_PARAM),
+				 errmsg("setting \"%s\" cannot be set for a server", name),
+				 errhint("Set it in sessions.")));
+	(void) set_config_option(name, value, PGC_POSTMASTER, PGC_S_FILE, GUC_ACTION_SET, false, ERROR, false);
+	PG_RETURN_VOID();
 }

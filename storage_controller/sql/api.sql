@@ -26,6 +26,29 @@ BEGIN
 	RETURN id_found;
 END $$;
 
+-- Stops the server this session runs on, which then could not tell how it went.
+CREATE FUNCTION not_from_inside(branch text, here text, what text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	IF branch = here THEN
+		RAISE EXCEPTION 'cannot % the branch this session is connected to', what USING ERRCODE = 'object_in_use',
+			HINT = 'Do it from another branch or from the controller.';
+	END IF;
+END $$;
+
+CREATE FUNCTION check_mode(mode text, at_lsn text, at_time text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	IF mode IN ('replica', 'static') THEN
+		RAISE EXCEPTION 'endpoints of mode "%" are not supported yet', mode USING ERRCODE = 'feature_not_supported',
+			HINT = 'For a look at the past create a branch at_time or at_lsn, and a read-write endpoint for it.';
+	ELSIF mode IS DISTINCT FROM 'read-write' THEN
+		RAISE EXCEPTION 'invalid endpoint mode "%"', mode USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'There is "read-write"; "replica" and "static" are to come.';
+	ELSIF at_lsn IS NOT NULL OR at_time IS NOT NULL THEN
+		RAISE EXCEPTION 'a read-write endpoint is always at the end of its branch' USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'Create a branch at_time or at_lsn, and an endpoint for it.';
+	END IF;
+END $$;
+
 CREATE FUNCTION api(fn text, args jsonb, timeline_id text = NULL) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -47,7 +70,8 @@ BEGIN
 				FROM @extschema@.tenants WHERE is_admin OR id = substr(session_user, 8));
 		WHEN 'branches' THEN
 			RETURN (SELECT coalesce(jsonb_agg(jsonb_build_object('tenant', b.tenant, 'name', b.name, 'timeline_id', l.id,
-					'parent', pb.name, 'start_lsn', l.start_lsn, 'created_at', b.created_at) ORDER BY b.created_at), '[]')
+					'parent', pb.name, 'start_lsn', l.start_lsn, 'created_at', b.created_at,
+					'protected', b.protected, 'settings', b.settings) ORDER BY b.created_at), '[]')
 				FROM @extschema@.branches b JOIN @extschema@.timelines l ON l.id = b.timeline
 				LEFT JOIN @extschema@.branches pb ON pb.timeline = l.ancestor
 				WHERE is_admin OR b.tenant = substr(session_user, 8));
@@ -58,6 +82,7 @@ BEGIN
 					'data_directory', CASE WHEN is_admin THEN e.directory END, 'started_at', e.started_at) ORDER BY e.created_at), '[]')
 				FROM @extschema@.endpoints e JOIN @extschema@.branches b ON b.timeline = e.timeline
 				WHERE is_admin OR e.tenant = substr(session_user, 8));
+		WHEN 'checkpoint' THEN PERFORM @extschema@.checkpoint(args ->> 'tenant', is_admin); RETURN NULL;
 		ELSE NULL;
 	END CASE;
 
@@ -68,14 +93,23 @@ BEGIN
 			RETURN to_jsonb(@extschema@.create_branch(t, args ->> 'name', coalesce(args ->> 'parent', here, 'main'),
 				(args ->> 'at_lsn')::pg_lsn, (args ->> 'at_time')::timestamptz));
 		WHEN 'drop_branch' THEN
-			IF args ->> 'name' = here THEN
-				RAISE EXCEPTION 'cannot drop the branch this session is connected to' USING ERRCODE = 'object_in_use',
-					HINT = 'Do it from another branch or from the controller.';
-			END IF;
+			PERFORM @extschema@.not_from_inside(args ->> 'name', here, 'drop');
 			PERFORM @extschema@.drop_branch(t, args ->> 'name', (args ->> 'cascade')::bool);
+		WHEN 'reset_branch' THEN
+			PERFORM @extschema@.not_from_inside(args ->> 'name', here, 'reset');
+			PERFORM @extschema@.reset_branch(t, args ->> 'name');
+		WHEN 'restore_branch' THEN
+			PERFORM @extschema@.not_from_inside(args ->> 'name', here, 'restore');
+			RETURN to_jsonb(@extschema@.restore_branch(t, args ->> 'name', (args ->> 'at_lsn')::pg_lsn, (args ->> 'at_time')::timestamptz,
+				args ->> 'keep_as'));
+		WHEN 'protect_branch' THEN PERFORM @extschema@.protect_branch(t, args ->> 'name', (args ->> 'protected')::bool);
+		WHEN 'set_branch' THEN
+			RETURN to_jsonb(@extschema@.set_branch(t, coalesce(args ->> 'name', here, 'main'), args ->> 'setting', args ->> 'value'));
 		WHEN 'rename_branch' THEN PERFORM @extschema@.rename_branch(t, args ->> 'name', args ->> 'new_name');
 		WHEN 'create_endpoint' THEN
-			RETURN to_jsonb(@extschema@.create_endpoint(t, args ->> 'name', args ->> 'branch'));
+			PERFORM @extschema@.check_mode(args ->> 'mode', args ->> 'at_lsn', args ->> 'at_time');
+			RETURN to_jsonb(@extschema@.create_endpoint(t, args ->> 'name', args ->> 'branch', coalesce(
+				(SELECT b.settings FROM @extschema@.branches b WHERE b.tenant = t AND b.name = coalesce(args ->> 'branch', args ->> 'name')), '{}')));
 		WHEN 'start_endpoint' THEN RETURN to_jsonb(@extschema@.start_endpoint(t, args ->> 'name'));
 		WHEN 'suspend_endpoint' THEN PERFORM @extschema@.suspend_endpoint(t, args ->> 'name');
 		WHEN 'drop_endpoint' THEN PERFORM @extschema@.drop_endpoint(t, args ->> 'name');
@@ -83,7 +117,6 @@ BEGIN
 		WHEN 'current_branch' THEN RETURN to_jsonb(here);
 		WHEN 'lsn_at' THEN
 			RETURN to_jsonb(@extschema@.lsn_at(@extschema@.find_branch(t, coalesce(here, 'main')), (args ->> 'at')::timestamptz));
-		WHEN 'checkpoint' THEN PERFORM @extschema@.checkpoint(t);
 		ELSE
 			RAISE EXCEPTION 'unknown controller function "%"', fn USING ERRCODE = 'undefined_function',
 				HINT = 'The neon extension here is newer than the controller.';

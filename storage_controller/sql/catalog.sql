@@ -9,7 +9,8 @@
 -- makes it real; what is dropped loses its row first.  A crash between the two leaves something on a node that no row names,
 -- and never a row that names nothing.  For timelines it is noted before (leftovers), and cleaned up later.
 --
--- Locks: functions that change a tenant take its row FOR UPDATE, so that changes of one tenant are one after another.
+-- Locks: functions that change a tenant take its row FOR NO KEY UPDATE, so that changes of one tenant are one after another.  What
+-- they do aside meanwhile may refer to the tenant (foreign keys take KEY SHARE), but not touch other rows they have locked.
 
 CREATE TABLE nodes (
 	name text PRIMARY KEY CHECK (name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
@@ -49,9 +50,12 @@ CREATE TABLE branches (
 	tenant text NOT NULL REFERENCES tenants,
 	name text NOT NULL CHECK (name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
 	timeline text NOT NULL UNIQUE REFERENCES timelines,
+	protected bool NOT NULL DEFAULT false,
+	settings jsonb NOT NULL DEFAULT '{}',	-- of the servers of its endpoints
 	created_at timestamptz NOT NULL DEFAULT now(),
 	PRIMARY KEY (tenant, name)
 );
+COMMENT ON TABLE branches IS 'names of timelines; a restore gives the name to another timeline';
 
 CREATE TABLE endpoints (
 	tenant text NOT NULL REFERENCES tenants,

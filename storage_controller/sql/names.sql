@@ -31,7 +31,7 @@ BEGIN
 END $$;
 
 CREATE FUNCTION lock_tenant(tenant_id text) RETURNS tenants LANGUAGE sql AS $$
-	SELECT * FROM @extschema@.tenants WHERE id = tenant_id FOR UPDATE;
+	SELECT * FROM @extschema@.tenants WHERE id = tenant_id FOR NO KEY UPDATE;
 $$;
 
 CREATE FUNCTION new_id() RETURNS text LANGUAGE sql VOLATILE AS $$ SELECT replace(gen_random_uuid()::text, '-', '') $$;

@@ -8,7 +8,8 @@ DECLARE
 BEGIN
 	PERFORM @extschema@.check_name(name, 'tenant');
 	IF EXISTS (SELECT FROM @extschema@.tenants x WHERE x.name = create_tenant.name) THEN
-		RAISE EXCEPTION 'tenant "%" already exists', name USING ERRCODE = 'duplicate_object';
+		RAISE EXCEPTION 'tenant "%" already exists', name USING ERRCODE = 'duplicate_object',
+			HINT = 'Choose another name, or drop it with neon_drop_tenant().';
 	END IF;
 	t.id := @extschema@.new_id();
 	t.name := name;
@@ -17,7 +18,7 @@ BEGIN
 	t.created_at := clock_timestamp();
 	EXECUTE format('CREATE ROLE %I LOGIN PASSWORD %L IN ROLE neon_tenant', 'neon_t_' || t.id, t.node_password);
 	INSERT INTO @extschema@.tenants SELECT t.*;
-	PERFORM @extschema@.create_timeline(t, 'main', NULL, NULL);
+	PERFORM @extschema@.add_timeline(@extschema@.make_timeline(t, NULL, NULL), 'main');
 	PERFORM @extschema@.create_endpoint(t.id, 'main');
 	SELECT * INTO STRICT e FROM @extschema@.endpoints WHERE tenant = t.id;
 	PERFORM @extschema@.remote(@extschema@.endpoint_admin(e), 'endpoint "main"',
@@ -32,10 +33,11 @@ DECLARE
 	b text;
 	n @extschema@.nodes;
 BEGIN
-	SELECT * INTO t FROM @extschema@.tenants x WHERE x.name = drop_tenant.name FOR UPDATE;
+	SELECT * INTO t FROM @extschema@.tenants x WHERE x.name = drop_tenant.name FOR NO KEY UPDATE;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'tenant "%" does not exist', name USING ERRCODE = 'NE010', HINT = 'See neon_tenants for those there are.';
 	END IF;
+	PERFORM @extschema@.check_not_protected(t.id, x.name, 'dropped') FROM @extschema@.branches x WHERE x.tenant = t.id;
 	LOOP
 		SELECT x.name INTO b FROM @extschema@.branches x JOIN @extschema@.timelines l ON l.id = x.timeline
 		WHERE x.tenant = t.id AND NOT EXISTS (SELECT FROM @extschema@.timelines c WHERE c.ancestor = l.id) LIMIT 1;
@@ -49,8 +51,19 @@ BEGIN
 	EXECUTE format('DROP ROLE %I', 'neon_t_' || t.id);
 END $$;
 
-CREATE FUNCTION checkpoint(tenant_id text) RETURNS void LANGUAGE plpgsql AS $$
+-- Of one tenant; NULL from an administrator: of all.
+CREATE FUNCTION checkpoint(tenant_name text, is_admin bool) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+	mine text := CASE WHEN NOT is_admin THEN substr(session_user, 8) END;
+	id_found text := mine;
 BEGIN
-	PERFORM @extschema@.on_node(n.name, 'SELECT neon_pageserver.checkpoint($1)', tenant_id)
-	FROM @extschema@.nodes n WHERE n.role = 'pageserver';
+	IF tenant_name IS NOT NULL THEN
+		SELECT id INTO id_found FROM @extschema@.tenants WHERE tenant_name IN (name, id) AND (is_admin OR id = mine);
+		IF NOT FOUND THEN
+			RAISE EXCEPTION 'tenant "%" does not exist', tenant_name USING ERRCODE = 'NE010', HINT = 'See neon_tenants for those there are.';
+		END IF;
+	END IF;
+	PERFORM @extschema@.on_node(n.name, 'SELECT neon_pageserver.checkpoint($1)', id_found)
+	FROM @extschema@.nodes n WHERE n.role = 'pageserver' AND EXISTS (
+		SELECT FROM @extschema@.timelines l WHERE l.pageserver = n.name AND (id_found IS NULL OR l.tenant = id_found));
 END $$;

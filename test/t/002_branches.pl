@@ -82,19 +82,50 @@ for my $bad (
 	[ q{SELECT neon_create_branch('x', at_lsn => '0/10')}, qr/before branch/ ],
 	[ q{SELECT neon_create_branch('x', at_lsn => 'FF/10')}, qr/beyond the end/ ],
 	[ q{SELECT neon_create_branch('x', at_time => now() + interval '1 day')}, qr/in the future/ ],
+	[ q{SELECT neon_create_branch('x', at_time => '2001-01-01')}, qr/before branch "main" began/ ],
 	[ q{SELECT neon_drop_branch('dev')}, qr/has children/ ],
+	[ q{SELECT neon_reset_branch('dev')}, qr/has children/ ],
+	[ q{SELECT neon_restore_branch('dev', at_time => '2001-01-01')}, qr/before branch "dev" began/ ],
+	[ q{SELECT neon_restore_branch('dev', at_time => now() + interval '1 day')}, qr/in the future/ ],
 	[ q{SELECT neon_create_endpoint('again', 'dev')}, qr/already has the read-write endpoint/ ])
 {
 	my ($rc, $out, $err) = $c->psql_uri($c->uri('main'), $bad->[0]);
 	ok($rc != 0 && $err =~ $bad->[1] && $err =~ /HINT/, $bad->[0]) or diag($err);
 }
 
+# restored in place to a time; the calling transaction, the other branches and what the branch was stay as they are
+my $dev2 = checksums('dev2');
+$c->sql('dev', q{INSERT INTO only_dev VALUES (3); SELECT pg_sleep(0.2)});
+my $good = $c->sql('dev', 'SELECT clock_timestamp()');
+$c->sql('dev', q{SELECT pg_sleep(0.2); DROP TABLE acct});
+my $kept = $c->sql('main', qq{SELECT neon_restore_branch('dev', at_time => '$good')});
+like($kept, qr/^dev_old_\d{14}$/, 'a restore keeps the old head under a name');
+is($c->sql('dev', 'SELECT (SELECT count(*) FROM acct), (SELECT count(*) FROM only_dev)'), '500|2', 'the branch is what it was at that time');
+is($c->sql('main', q{SELECT string_agg(name || ' of ' || parent, ', ' ORDER BY name) FROM neon_branches WHERE name LIKE 'dev%'}),
+	"dev of $kept, dev2 of $kept, $kept of main", 'its children belong to the old head');
+is(checksums('dev2'), $dev2, 'and are as they were');
+$c->sql('main', qq{SELECT neon_create_endpoint('$kept')});
+is($c->sql($kept, q{SELECT to_regclass('acct') IS NULL, (SELECT count(*) FROM only_dev)}), 't|2', 'the old head has everything up to the restore');
+$c->sql('dev', q{INSERT INTO only_dev VALUES (4)});
+is($c->sql($kept, 'SELECT count(*) FROM only_dev'), '2', 'and nothing of afterwards');
+# to before it was made: as its parent was then
+$c->sql('main', qq{SELECT neon_restore_branch('dev', at_time => '$time1', keep_as => 'dev_second')});
+is(checksums('dev'), $sum1, 'a branch is restored to a time before it was made');
+$c->sql('main', q{SELECT neon_restore_branch('dev', at_time => now(), keep_as => 'dev_third')});
+is(checksums('dev'), $sum1, 'and to now');
+# a suspended one stays suspended
+$c->sql('main', q{SELECT neon_suspend_endpoint('dev'); SELECT neon_reset_branch('dev')});
+is($c->sql('main', q{SELECT state FROM neon_endpoints WHERE name = 'dev'}), 'suspended', 'reset of a branch whose endpoint sleeps');
+$c->sql('main', q{SELECT neon_start_endpoint('dev')});
+is(checksums('dev'), $sum1, 'its parent is the old head of before');
+$c->sql('dev', q{DELETE FROM acct WHERE id <= 500; UPDATE acct SET v = 1});
+
 # restart of the branch's endpoint, then drop
 $c->sql('main', q{SELECT neon_suspend_endpoint('dev')});
 $c->sql('main', q{SELECT neon_start_endpoint('dev')});
 is($c->sql('dev', q{SELECT count(*), max(v) FROM acct}), '500|1', 'branch survives a restart of its endpoint');
-$c->sql('main', q{SELECT neon_drop_branch('dev', cascade => true)});
-is($c->sql('main', q{SELECT string_agg(name, ' ' ORDER BY name) FROM neon_branches}), 'at_lsn at_time main no_open', 'branch and its child are gone');
+$c->sql('main', qq{SELECT neon_drop_branch('$kept', cascade => true); SELECT neon_drop_branch('dev_third', cascade => true)});
+is($c->sql('main', q{SELECT string_agg(name, ' ' ORDER BY name) FROM neon_branches}), 'at_lsn at_time main no_open', 'branches and their children are gone');
 is($c->sql('main', 'SELECT count(*), max(v) FROM acct'), '1000|7', 'parent is whole');
 
 done_testing();

@@ -20,7 +20,7 @@ sub settings
 	return;
 }
 
-my ($rc, $out, $err) = $c->psql_uri($c->uri('main'), 'CREATE EXTENSION neon; SELECT * FROM pg_stat_neon_page_truth');
+my ($rc, $out, $err) = $c->psql_uri($c->uri('main'), 'SELECT * FROM pg_stat_neon_page_truth');
 like($err, qr/this server does not compare pages/, 'off by default');
 ($rc, $out, $err) = $c->psql_uri($c->uri('main'), 'SET neon.page_truth = on');
 like($err, qr/without a queue of pages to compare/, 'it has to be prepared for at the start');
@@ -79,10 +79,18 @@ REINDEX TABLE t; CLUSTER t USING t_pkey; VACUUM FULL inherits_nothing;
 BEGIN; CREATE TABLE frozen (a int); COPY frozen FROM PROGRAM 'seq 1 20000' (FREEZE); COMMIT;
 DELETE FROM frozen WHERE a % 100 = 0;
 TRUNCATE inherits_nothing; DROP TABLE frozen;
-CREATE DATABASE copied; });
-(my $copied = $uri) =~ s{/postgres$}{/copied};
-($rc, undef, $err) = $c->psql_uri($copied, 'UPDATE t SET n = 0 WHERE id < 500; VACUUM t; VACUUM pg_class; CREATE TABLE here (a int); INSERT INTO here SELECT generate_series(1, 3000); VACUUM here;');
-is($rc, 0, 'work in a copied database') or diag($err);
+CREATE DATABASE source; });
+sub in_database
+{
+	my ($name, $sql) = @_;
+	(my $u = $uri) =~ s{/postgres$}{/$name};
+	my ($r, undef, $e) = $c->psql_uri($u, $sql);
+	is($r, 0, "work in database $name") or diag($e);
+	return;
+}
+in_database('source', 'CREATE TABLE s (id int PRIMARY KEY, f text); INSERT INTO s SELECT i, i FROM generate_series(1, 5000) i; VACUUM s;');
+$c->sql('main', 'CREATE DATABASE copied TEMPLATE source');
+in_database('copied', 'UPDATE s SET f = 0 WHERE id < 500; VACUUM s; VACUUM pg_class; CREATE TABLE here (a int); INSERT INTO here SELECT generate_series(1, 3000); VACUUM here;');
 check('rewrites, COPY FREEZE, truncation, a copied database');
 
 # ---- pgbench

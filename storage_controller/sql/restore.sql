@@ -1,0 +1,81 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- ---------------------------------------------------------------- reset and restore: a branch's name moves to a new timeline
+--
+-- The new timeline is made beside the old one while the endpoint still runs; then the endpoint is stopped, the name and the endpoint
+-- move over in a transaction of its own, and the endpoint starts again.  A crash before the move leaves the branch as it was, one
+-- after it leaves the move to be finished by the endpoint's next start.  The move must be committed before the start: what
+-- clients commit on the new timeline must not depend on the fate of the caller's transaction.
+
+-- Called aside.  The old timeline gets the name keep_as, or goes.
+CREATE FUNCTION switch_branch(tenant_id text, branch text, old_timeline text, new_timeline jsonb, keep_as text) RETURNS void
+LANGUAGE plpgsql SET lock_timeout = '10s' AS $$
+DECLARE
+	fresh @extschema@.timelines := jsonb_populate_record(NULL::@extschema@.timelines, new_timeline);
+	old @extschema@.timelines;
+	since timestamptz;
+BEGIN
+	INSERT INTO @extschema@.timelines SELECT fresh.*;
+	SELECT b.created_at INTO STRICT since FROM @extschema@.branches b WHERE b.tenant = tenant_id AND b.name = branch AND b.timeline = old_timeline;
+	UPDATE @extschema@.branches b SET timeline = fresh.id WHERE b.tenant = tenant_id AND b.name = branch;
+	UPDATE @extschema@.endpoints e SET timeline = fresh.id WHERE e.timeline = old_timeline;
+	IF keep_as IS NOT NULL THEN
+		INSERT INTO @extschema@.branches (tenant, name, timeline, created_at) VALUES (tenant_id, keep_as, old_timeline, since);
+	ELSE
+		DELETE FROM @extschema@.timelines l WHERE l.id = old_timeline RETURNING * INTO STRICT old;
+		INSERT INTO @extschema@.leftovers VALUES (old.id, old.tenant, old.pageserver, old.safekeepers);
+	END IF;
+	DELETE FROM @extschema@.leftovers l WHERE l.timeline = fresh.id;
+END $$;
+
+CREATE FUNCTION move_branch(t tenants, branch text, old timelines, fresh timelines, keep_as text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE e @extschema@.endpoints;
+BEGIN
+	PERFORM @extschema@.remove_computes(old.id);
+	PERFORM @extschema@.aside('SELECT @extschema@.switch_branch($1, $2, $3, $4::jsonb, $5)', t.id, branch, old.id, to_jsonb(fresh)::text, keep_as);
+	FOR e IN SELECT * FROM @extschema@.endpoints x WHERE x.timeline = fresh.id AND x.wanted = 'running' LOOP
+		PERFORM @extschema@.start_endpoint(t.id, e.name);
+	END LOOP;
+END $$;
+
+CREATE FUNCTION reset_branch(tenant_id text, branch text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+	t @extschema@.tenants := @extschema@.lock_tenant(tenant_id);
+	tl @extschema@.timelines := @extschema@.find_branch(tenant_id, branch);
+	parent @extschema@.timelines;
+	child text;
+BEGIN
+	PERFORM @extschema@.check_not_protected(tenant_id, branch, 'reset');
+	SELECT * INTO parent FROM @extschema@.timelines l WHERE l.id = tl.ancestor;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'branch "%" has no parent to be reset to', branch USING ERRCODE = 'NE012',
+			HINT = 'neon_restore_branch() takes it back to a time of its own history.';
+	END IF;
+	SELECT b.name INTO child FROM @extschema@.branches b JOIN @extschema@.timelines l ON l.id = b.timeline WHERE l.ancestor = tl.id LIMIT 1;
+	IF FOUND THEN
+		RAISE EXCEPTION 'branch "%" has children, among them "%"', branch, child USING ERRCODE = 'dependent_objects_still_exist',
+			DETAIL = 'A reset drops what the branch holds, and they need it.',
+			HINT = 'Drop them first, or take another branch of the parent with neon_create_branch().';
+	END IF;
+	PERFORM @extschema@.clean_up();
+	PERFORM @extschema@.move_branch(t, branch, tl, @extschema@.make_timeline(t, parent, @extschema@.current_lsn(parent)), NULL);
+	PERFORM @extschema@.clean_up();
+END $$;
+
+CREATE FUNCTION restore_branch(tenant_id text, branch text, at_lsn pg_lsn, at_time timestamptz, keep_as text = NULL) RETURNS text
+LANGUAGE plpgsql AS $$
+DECLARE
+	t @extschema@.tenants := @extschema@.lock_tenant(tenant_id);
+	tl @extschema@.timelines := @extschema@.find_branch(tenant_id, branch);
+	kept text := coalesce(keep_as, left(branch, 44) || to_char(clock_timestamp() AT TIME ZONE 'UTC', '"_old_"YYYYMMDDHH24MISS'));
+	point record;
+BEGIN
+	PERFORM @extschema@.check_not_protected(tenant_id, branch, 'restored');
+	IF at_lsn IS NULL AND at_time IS NULL THEN
+		RAISE EXCEPTION 'restore to when?' USING ERRCODE = 'null_value_not_allowed', HINT = 'Give at_time or at_lsn.';
+	END IF;
+	PERFORM @extschema@.check_new_branch(tenant_id, kept);
+	point := @extschema@.branch_point(tl, branch, at_lsn, at_time);
+	PERFORM @extschema@.clean_up();
+	PERFORM @extschema@.move_branch(t, branch, tl, @extschema@.make_timeline(t, point.origin, point.lsn), kept);
+	RETURN kept;
+END $$;

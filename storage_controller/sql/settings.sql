@@ -1,0 +1,70 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- ---------------------------------------------------------------- settings of a branch's servers
+
+CREATE FUNCTION check_setting(name text, value text) RETURNS void AS 'MODULE_PATHNAME', 'nc_check_setting' LANGUAGE C STRICT;
+COMMENT ON FUNCTION check_setting(text, text) IS 'an error, unless a server of this version would take the setting in its configuration';
+
+-- What the system itself decides on a compute; a file or command of the host is nobody's business inside it.
+CREATE FUNCTION setting_is_ours(name text) RETURNS bool LANGUAGE sql IMMUTABLE AS $$
+	SELECT name IN ('port', 'listen_addresses', 'data_directory', 'config_file', 'hba_file', 'ident_file', 'external_pid_file',
+			'shared_preload_libraries', 'fsync', 'wal_level', 'wal_log_hints', 'restart_after_crash', 'password_encryption',
+			'logging_collector', 'log_line_prefix', 'log_directory', 'log_filename', 'max_prepared_transactions', 'max_wal_senders',
+			'max_replication_slots', 'hot_standby', 'primary_conninfo', 'primary_slot_name', 'restore_command', 'recovery_end_command',
+			'archive_cleanup_command', 'archive_mode', 'archive_command', 'archive_library', 'synchronous_standby_names', 'wal_init_zero',
+			'wal_recycle', 'data_sync_retry', 'zero_damaged_pages', 'ignore_invalid_pages', 'ignore_checksum_failure',
+			'track_commit_timestamp', 'shared_memory_type', 'dynamic_shared_memory_type')
+		OR name ~ '^(neon|neon_.*)\.' OR name ~ '^(unix_socket|ssl|recovery_|krb_)';
+$$;
+
+CREATE FUNCTION set_branch(tenant_id text, branch text, setting text, value text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	tl @extschema@.timelines;
+	e @extschema@.endpoints;
+	result text := 'at the next start of its endpoint';
+BEGIN
+	setting := lower(setting);
+	IF setting IS NULL OR setting !~ '^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?$' THEN
+		RAISE EXCEPTION 'invalid setting name "%"', setting USING ERRCODE = 'invalid_name', HINT = 'Use a name of pg_settings.';
+	ELSIF @extschema@.setting_is_ours(setting) THEN
+		RAISE EXCEPTION 'setting "%" cannot be changed', setting USING ERRCODE = 'insufficient_privilege',
+			DETAIL = 'An endpoint works only with the value it has.', HINT = 'Leave it as it is.';
+	END IF;
+	IF value IS NOT NULL THEN
+		PERFORM @extschema@.check_setting(setting, value);
+	END IF;
+	PERFORM @extschema@.lock_tenant(tenant_id);
+	tl := @extschema@.find_branch(tenant_id, branch);
+	UPDATE @extschema@.branches b SET settings = CASE WHEN value IS NULL THEN b.settings - setting
+			ELSE b.settings || jsonb_build_object(setting, value) END
+	WHERE b.timeline = tl.id;
+	FOR e IN UPDATE @extschema@.endpoints x SET settings = CASE WHEN value IS NULL THEN x.settings - setting
+			ELSE x.settings || jsonb_build_object(setting, value) END
+		WHERE x.timeline = tl.id RETURNING * LOOP
+		CONTINUE WHEN @extschema@.endpoint_pid(e) IS NULL;
+		IF @extschema@.apply_setting(e, setting, value) THEN
+			result := 'applied';
+		END IF;
+	END LOOP;
+	RETURN result;
+END $$;
+
+-- On a server that runs.  False: it takes it only at its next start.
+CREATE FUNCTION apply_setting(e endpoints, setting text, value text) RETURNS bool LANGUAGE plpgsql AS $$
+DECLARE
+	admin text := @extschema@.endpoint_admin(e);
+	who text := format('endpoint "%s"', e.name);
+	known jsonb;
+	as_written text;
+BEGIN
+	SELECT r INTO known FROM @extschema@.remote(admin, who, 'SELECT context, boot_val FROM pg_settings WHERE name = $1', setting) r;
+	-- its configuration file still has the old value, so the default is written out
+	as_written := coalesce(value, known ->> 'boot_val');
+	IF setting IN ('search_path', 'temp_tablespaces', 'session_preload_libraries', 'local_preload_libraries') THEN
+		SELECT string_agg(quote_literal(btrim(p, ' "')), ', ') INTO as_written FROM unnest(string_to_array(as_written, ',')) p;
+	ELSE
+		as_written := quote_literal(as_written);
+	END IF;
+	PERFORM @extschema@.remote(admin, who, format('ALTER SYSTEM SET %s = %s', setting, coalesce(as_written, 'DEFAULT')));
+	PERFORM @extschema@.remote(admin, who, 'SELECT pg_reload_conf()');
+	RETURN known ->> 'context' IS DISTINCT FROM 'postmaster';
+END $$;

@@ -1,0 +1,191 @@
+-- SPDX-License-Identifier: Apache-2.0
+-- ---------------------------------------------------------------- timelines on the nodes
+
+-- End of everything that is committed on a timeline at this moment.
+CREATE FUNCTION current_lsn(tl timelines) RETURNS pg_lsn LANGUAGE plpgsql AS $$
+DECLARE
+	e @extschema@.endpoints;
+	admin text;
+	c text;
+	lsn pg_lsn;
+BEGIN
+	SELECT * INTO e FROM @extschema@.endpoints WHERE timeline = tl.id;
+	IF FOUND AND @extschema@.endpoint_pid(e) IS NOT NULL THEN
+		admin := @extschema@.endpoint_admin(e);
+		-- a commit of our own: when it has its quorum, everything before it has
+		PERFORM @extschema@.remote(admin, format('endpoint "%s"', e.name),
+			'SELECT pg_logical_emit_message(true, ''neon'', ''branch point'')');
+		SELECT (r ->> 'lsn')::pg_lsn INTO STRICT lsn FROM @extschema@.remote(admin, format('endpoint "%s"', e.name),
+			'SELECT pg_current_wal_flush_lsn() AS lsn') r;
+		RETURN lsn;
+	END IF;
+	-- nobody writes: the end of the quorum's log
+	SELECT name INTO STRICT c FROM @extschema@.nodes WHERE role = 'compute' ORDER BY node_id LIMIT 1;
+	PERFORM @extschema@.ensure_on_safekeepers(tl);
+	SELECT (r ->> 'lsn')::pg_lsn INTO STRICT lsn FROM @extschema@.on_node(c,
+		'SELECT lsn FROM neon_compute_tools.sync_safekeepers($1, $2, $3, $4, $5, $6, 30000)',
+		tl.tenant, tl.id, @extschema@.safekeepers_setting(tl), tl.start_lsn::text, tl.system_id, tl.wal_seg_size::text) r;
+	RETURN lsn;
+END $$;
+
+CREATE FUNCTION lsn_at(tl timelines, at_time timestamptz) RETURNS pg_lsn LANGUAGE plpgsql AS $$
+DECLARE
+	head pg_lsn := @extschema@.current_lsn(tl);
+	seen pg_lsn;
+	lsn pg_lsn;
+	give_up timestamptz := clock_timestamp() + interval '60 s';
+BEGIN
+	IF at_time > clock_timestamp() THEN
+		RAISE EXCEPTION 'time % is in the future', at_time USING ERRCODE = 'NE007',
+			HINT = 'Leave the time out to branch from now.';
+	END IF;
+	LOOP
+		SELECT (r ->> 'lsn')::pg_lsn INTO seen FROM @extschema@.on_node(tl.pageserver,
+			'SELECT neon_pageserver.last_record_lsn($1, $2) AS lsn', tl.tenant, tl.id) r;
+		EXIT WHEN seen >= head;
+		IF clock_timestamp() > give_up THEN
+			RAISE EXCEPTION 'pageserver "%" has ingested only up to %, not %', tl.pageserver, seen, head USING ERRCODE = 'NE008',
+				HINT = 'Look at its log and at neon_pageserver.timelines.';
+		END IF;
+		PERFORM pg_sleep(0.02);
+	END LOOP;
+	SELECT (r ->> 'lsn')::pg_lsn INTO STRICT lsn FROM @extschema@.on_node(tl.pageserver,
+		'SELECT neon_pageserver.lsn_at($1, $2, $3) AS lsn', tl.tenant, tl.id, at_time::text) r;
+	RETURN lsn;
+END $$;
+
+-- Where a branch of a branch begins: the timeline that holds that moment (of a branch that was made, reset or restored after it: one
+-- of its ancestors) and the LSN there.
+CREATE FUNCTION branch_point(tl timelines, branch text, at_lsn pg_lsn, at_time timestamptz, OUT origin timelines, OUT lsn pg_lsn)
+LANGUAGE plpgsql AS $$
+DECLARE since timestamptz;
+BEGIN
+	origin := tl;
+	IF at_lsn IS NOT NULL AND at_time IS NOT NULL THEN
+		RAISE EXCEPTION 'at_lsn and at_time exclude each other' USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'Give one of them, or none to branch from now.';
+	END IF;
+	IF at_time IS NOT NULL THEN
+		lsn := @extschema@.lsn_at(tl, at_time);
+	ELSIF at_lsn IS NULL OR at_lsn >= tl.start_lsn THEN
+		lsn := @extschema@.current_lsn(tl);
+		IF at_lsn > lsn THEN
+			RAISE EXCEPTION 'LSN % is beyond the end of branch "%"', at_lsn, branch USING ERRCODE = 'NE009',
+				DETAIL = format('The branch ends at %s.', lsn), HINT = 'Leave it out to branch from now.';
+		END IF;
+		lsn := coalesce(at_lsn, lsn);
+	ELSE
+		lsn := at_lsn;
+	END IF;
+	WHILE lsn < origin.start_lsn AND origin.ancestor IS NOT NULL LOOP
+		SELECT * INTO STRICT origin FROM @extschema@.timelines l WHERE l.id = origin.ancestor;
+	END LOOP;
+	WITH RECURSIVE up AS (SELECT tl.ancestor, tl.created_at UNION ALL
+		SELECT l.ancestor, l.created_at FROM up JOIN @extschema@.timelines l ON l.id = up.ancestor)
+	SELECT created_at INTO since FROM up WHERE ancestor IS NULL;
+	IF lsn < origin.start_lsn THEN
+		RAISE EXCEPTION 'LSN % is before branch "%" began (%)', lsn, branch, origin.start_lsn USING ERRCODE = 'NE009',
+			HINT = format('Its history begins at LSN %s.', origin.start_lsn);
+	ELSIF at_time < since THEN
+		RAISE EXCEPTION 'time % is before branch "%" began', at_time, branch USING ERRCODE = 'NE009',
+			HINT = format('Its history begins at %s.', since);
+	END IF;
+END $$;
+
+-- Held while a timeline is created or removed: its leftover note is not to be acted on by others.
+CREATE FUNCTION timeline_lock(id text) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$ SELECT hashtextextended('neon timeline ' || id, 0) $$;
+
+-- One note.  False: a node is away, or has branches of it that go first.
+CREATE FUNCTION clean_up_timeline(l leftovers) RETURNS bool LANGUAGE plpgsql AS $$
+DECLARE
+	node text;
+	done bool := true;
+BEGIN
+	FOREACH node IN ARRAY l.pageserver || l.safekeepers LOOP
+		BEGIN
+			PERFORM @extschema@.on_node(node, CASE node WHEN l.pageserver
+				THEN 'SELECT neon_pageserver.drop_timeline(tenant, timeline) FROM neon_pageserver.timelines WHERE tenant = $1 AND timeline = $2'
+				ELSE 'SELECT neon_safekeeper.drop_timeline($1, $2)' END, l.tenant, l.timeline);
+		EXCEPTION WHEN connection_exception OR sqlclient_unable_to_establish_sqlconnection OR connection_failure
+				OR cannot_connect_now OR admin_shutdown OR crash_shutdown OR dependent_objects_still_exist THEN
+			done := false;
+		END;
+	END LOOP;
+	RETURN done;
+END $$;
+
+-- Remove what the notes say; a node that is away is asked again the next time.  A timeline that has a row is left alone: the look
+-- at the rows must be newer than the lock, hence no older snapshots.
+CREATE FUNCTION clean_up() RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+	l @extschema@.leftovers;
+	progress bool := current_setting('transaction_isolation') LIKE 'read %';
+BEGIN
+	WHILE progress LOOP
+		progress := false;
+		FOR l IN SELECT * FROM @extschema@.leftovers ORDER BY noted_at DESC LOOP
+			CONTINUE WHEN NOT pg_try_advisory_xact_lock(@extschema@.timeline_lock(l.timeline));
+			IF EXISTS (SELECT FROM @extschema@.timelines t WHERE t.id = l.timeline) OR @extschema@.clean_up_timeline(l) THEN
+				DELETE FROM @extschema@.leftovers x WHERE x.timeline = l.timeline;
+				progress := true;
+			END IF;
+		END LOOP;
+	END LOOP;
+END $$;
+COMMENT ON FUNCTION clean_up() IS 'remove from the nodes what interrupted creations and drops have left there';
+
+-- A new timeline on the nodes; ancestor NULL makes a fresh cluster.  It is a leftover until it has rows: add_timeline() in this
+-- transaction, or switch_branch() in one of its own.
+CREATE FUNCTION make_timeline(t tenants, ancestor timelines, at_lsn pg_lsn) RETURNS timelines LANGUAGE plpgsql AS $$
+DECLARE
+	tl @extschema@.timelines;
+	r jsonb;
+BEGIN
+	tl.id := @extschema@.new_id();
+	tl.tenant := t.id;
+	tl.ancestor := ancestor.id;
+	tl.created_at := clock_timestamp();
+	IF ancestor.id IS NOT NULL THEN
+		tl.pageserver := ancestor.pageserver;
+		tl.safekeepers := ancestor.safekeepers;
+	ELSE
+		SELECT name INTO tl.pageserver FROM @extschema@.nodes n WHERE role = 'pageserver'
+		ORDER BY (SELECT count(*) FROM @extschema@.timelines l WHERE l.pageserver = n.name), node_id LIMIT 1;
+		SELECT array_agg(name ORDER BY node_id) INTO tl.safekeepers FROM @extschema@.nodes WHERE role = 'safekeeper';
+		IF tl.pageserver IS NULL OR coalesce(array_length(tl.safekeepers, 1), 0) = 0 THEN
+			RAISE EXCEPTION 'the cluster has no pageserver or no safekeeper' USING ERRCODE = 'NE006',
+				HINT = 'Register them with neon_controller.register_node().';
+		END IF;
+	END IF;
+	PERFORM pg_advisory_xact_lock(@extschema@.timeline_lock(tl.id));
+	PERFORM @extschema@.aside('INSERT INTO @extschema@.leftovers VALUES ($1, $2, $3, $4::text[])', tl.id, t.id, tl.pageserver, tl.safekeepers::text);
+	PERFORM @extschema@.on_node(tl.pageserver, 'SELECT neon_pageserver.create_tenant($1, $2)', t.id, t.node_password);
+	SELECT q INTO STRICT r FROM @extschema@.on_node(tl.pageserver,
+		'SELECT * FROM neon_pageserver.create_timeline($1, $2, $3::text[], $4, $5::pg_lsn)', t.id, tl.id,
+		(SELECT array_agg(@extschema@.tenant_connstring(n, t) ORDER BY node_id)::text FROM @extschema@.nodes n WHERE n.name = ANY (tl.safekeepers)),
+		ancestor.id, at_lsn::text) q;
+	tl.start_lsn := r ->> 'start_lsn';
+	tl.system_id := r ->> 'system_id';
+	tl.wal_seg_size := r ->> 'wal_seg_size';
+	PERFORM @extschema@.ensure_on_safekeepers(tl);
+	RETURN tl;
+END $$;
+
+CREATE FUNCTION add_timeline(tl timelines, branch text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO @extschema@.timelines SELECT tl.*;
+	INSERT INTO @extschema@.branches (tenant, name, timeline) VALUES (tl.tenant, branch, tl.id);
+	DELETE FROM @extschema@.leftovers WHERE timeline = tl.id;
+	RETURN tl.id;
+END $$;
+
+-- The servers of a timeline, if there are any: stopped, and nothing of their directories kept.
+CREATE FUNCTION remove_computes(timeline_id text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE e @extschema@.endpoints;
+BEGIN
+	FOR e IN SELECT * FROM @extschema@.endpoints x WHERE x.timeline = timeline_id LOOP
+		PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.stop_process($1, $2)', e.directory, 'fast');
+		PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.forget_dead_process($1)', e.directory);
+		PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.drop_data_directory($1)', e.directory);
+	END LOOP;
+END $$;
