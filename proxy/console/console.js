@@ -337,6 +337,7 @@ function branchPanel(b, now) {
 		h('dl', {},
 			h('dt', {}, 'Parent'), h('dd', {}, b.parent ?? '–'),
 			h('dt', {}, 'Created'), h('dd', { title: clock.format(Date.parse(b.created_at)) }, ago(Date.parse(b.created_at), now)),
+			b.protected ? [h('dt', {}, 'Protected'), h('dd', {}, 'yes')] : [],
 			h('dt', {}, 'Begins at'), h('dd', { class: 'mono' }, b.start_lsn ?? '–'),
 			storageOf(b)?.last_record_lsn ? [h('dt', {}, 'Stored up to'), h('dd', { class: 'mono' }, storageOf(b).last_record_lsn)] : [],
 			h('dt', {}, 'Timeline'), h('dd', { class: 'mono', title: b.timeline_id }, `${b.timeline_id.slice(0, 12)}…`)),

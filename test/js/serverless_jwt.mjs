@@ -10,9 +10,13 @@ import { createRequire } from 'node:module';
 import { is, ok, rejects, done } from './tap.mjs';
 
 globalThis.crypto ??= webcrypto;
-const { neon, neonConfig } = createRequire(process.cwd() + '/')('@neondatabase/serverless');
+const require = createRequire(process.cwd() + '/');
+const { Client, neon, neonConfig } = require('@neondatabase/serverless');
 const [base, uri, controller] = process.argv.slice(2);
 neonConfig.fetchEndpoint = () => `${base}/sql`;
+neonConfig.webSocketConstructor = require('ws');
+neonConfig.useSecureWebSocket = false;
+neonConfig.wsProxy = (host, port) => `${new URL(base).host}/v2?address=${host}:${port}`;
 
 function control(sql) {
 	const r = spawnSync('psql', ['-XAtq', '-v', 'ON_ERROR_STOP=1', controller, '-c', sql], { encoding: 'utf8' });
@@ -57,6 +61,14 @@ await rejects(as(token(rsa, 'r1')), refused, 'a role that does not take tokens')
 is(control(`SELECT neon_controller.allow_jwt_role('default', 'visitor'), neon_controller.allow_jwt_role('default', 'second')`), '|', 'roles for tokens');
 is(await as(token(rsa, 'r1')), [{ u: 'visitor', s: 'visitor' }], 'RS256: the session is the role itself');
 is(await as(token(ec, 'e1')), [{ u: 'visitor', s: 'visitor' }], 'ES256');
+const psql = (t) => spawnSync('psql', ['-XAtq', `${bearer('visitor')}%20auth%3Dpassword&sslmode=require`, '-c', 'SELECT current_user'],
+	{ encoding: 'utf8', env: { ...process.env, PGPASSWORD: t } });
+is(psql(token(rsa, 'r1')).stdout, 'visitor\n', 'psql takes a token as its password');
+ok(psql(token(stranger, 'r1')).status !== 0, 'and not any token');
+const overSocket = new Client(bearer(`visitor:${token(ec, 'e1')}`));
+await overSocket.connect();
+is((await overSocket.query('SELECT current_user AS u')).rows, [{ u: 'visitor' }], 'so does a WebSocket');
+await overSocket.end();
 is(await as(token(rsa, undefined)), [{ u: 'visitor', s: 'visitor' }], 'without a key id');
 is(await as(async () => token(rsa, 'r1'), 'second'), [{ u: 'second', s: 'second' }], 'a token without the claim is for each of its roles');
 is(await as(token(rsa, 'r1', claims({ role: 'visitor' }))), [{ u: 'visitor', s: 'visitor' }], 'a token with it for that one');

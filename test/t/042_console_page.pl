@@ -6,6 +6,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/../perl";
 use HTTP::Tiny;
+use IPC::Run;
 use JSON::PP;
 use NeonCluster;
 use Npm;
@@ -85,6 +86,20 @@ like(($c->psql_uri($c->node_uri('controller'), "SET ROLE neon_proxy; SELECT neon
 	qr/not confirmed in time/, 'and is given once');
 like(($c->psql_uri($c->node_uri('controller'), 'SET ROLE neon_proxy; SELECT * FROM neon_controller.console_secrets'))[2], qr/permission denied/,
 	'a proxy reads no table');
+
+# ---- the same as a user does it: psql without a password, a link, a click
+{
+	my ($out, $err) = ('', '');
+	my $psql = IPC::Run::start([ 'psql', '-XAtq', "postgresql://127.0.0.1:$port/postgres?user=someone&options=auth%3Dconsole", '-c', 'SELECT current_user' ],
+		'<', '/dev/null', '>', \$out, '2>', \$err, IPC::Run::timeout(240));
+	ok($c->poll('the notice comes', 120, sub { $psql->pump_nb; $err =~ m{http://\S+#login=[0-9A-F-]+} }), 'psql gets a link') or diag($err);
+	my ($code) = $err =~ /#login=([0-9A-F-]+)/;
+	my (undef, $look) = call('waiting_login', { code => $code }, $tenant);
+	is($look->{address}, '127.0.0.1', 'the page shows from where');
+	is((call('confirm_login', { code => $code, endpoint => 'main-' . substr($mine, 0, 8) }, $tenant))[0], 200, 'it is confirmed');
+	eval { $psql->finish };
+	is($out, "postgres\n", 'and psql goes on') or diag($err . $c->tail_logs);
+}
 
 # ---- too many guesses
 my @guesses = map { (login({ token => sprintf '%064x', $_ }))[0] } 1 .. 25;
