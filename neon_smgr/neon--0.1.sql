@@ -199,9 +199,14 @@ CREATE VIEW neon_endpoints AS
 		host text, port int, started_at timestamptz, tenant text);
 COMMENT ON VIEW neon_endpoints IS 'Endpoints: their branches, addresses, and whether they run.';
 CREATE VIEW neon_nodes AS
-	SELECT * FROM jsonb_to_recordset(neon_list('nodes')) AS n (name text, role text, node_id int, host text, port int,
-		registered_at timestamptz);
-COMMENT ON VIEW neon_nodes IS 'Servers of the cluster (only on the controller).';
+	SELECT * FROM jsonb_to_recordset(neon_list('nodes')) AS n (name text, role text, node_id int, host text, port int, state text,
+		last_seen timestamptz, up_since timestamptz, timelines int, error text, registered_at timestamptz);
+COMMENT ON VIEW neon_nodes IS 'Servers of the cluster, whether they answer, and since when (only on the controller).';
+CREATE VIEW neon_operations AS
+	SELECT * FROM jsonb_to_recordset(neon_list('operations')) AS o (id bigint, operation text, object text, state text, attempts int,
+		number int, step text, node text, started_at timestamptz, duration interval, error text, by text, tenant text);
+COMMENT ON VIEW neon_operations IS
+	'What was asked of the control plane, the latest 1000: a row for each step, how long it took, and what went wrong. state: running, done, failed (what it left is being removed), undone, finishing (tried again until it is done).';
 
-REVOKE ALL ON neon_tenants, neon_branches, neon_endpoints, neon_nodes FROM PUBLIC;
-GRANT SELECT ON neon_tenants, neon_branches, neon_endpoints, neon_nodes TO pg_monitor;
+REVOKE ALL ON neon_tenants, neon_branches, neon_endpoints, neon_nodes, neon_operations FROM PUBLIC;
+GRANT SELECT ON neon_tenants, neon_branches, neon_endpoints, neon_nodes, neon_operations TO pg_monitor;

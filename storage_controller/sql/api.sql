@@ -26,15 +26,6 @@ BEGIN
 	RETURN id_found;
 END $$;
 
--- Stops the server this session runs on, which then could not tell how it went.
-CREATE FUNCTION not_from_inside(branch text, here text, what text) RETURNS void LANGUAGE plpgsql AS $$
-BEGIN
-	IF branch = here THEN
-		RAISE EXCEPTION 'cannot % the branch this session is connected to', what USING ERRCODE = 'object_in_use',
-			HINT = 'Do it from another branch or from the controller.';
-	END IF;
-END $$;
-
 CREATE FUNCTION check_mode(mode text, at_lsn text, at_time text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
 	IF mode IN ('replica', 'static') THEN
@@ -46,6 +37,52 @@ BEGIN
 	ELSIF at_lsn IS NOT NULL OR at_time IS NOT NULL THEN
 		RAISE EXCEPTION 'a read-write endpoint is always at the end of its branch' USING ERRCODE = 'invalid_parameter_value',
 			HINT = 'Create a branch at_time or at_lsn, and an endpoint for it.';
+	END IF;
+END $$;
+
+-- What changes something; operate() calls it.
+CREATE FUNCTION perform(kind text, t text, args jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE name text := args ->> 'name';
+BEGIN
+	CASE kind
+		WHEN 'create_tenant' THEN RETURN to_jsonb(@extschema@.create_tenant(name));
+		WHEN 'drop_tenant' THEN PERFORM @extschema@.drop_tenant(name);
+		WHEN 'create_branch' THEN
+			RETURN to_jsonb(@extschema@.create_branch(t, name, args ->> 'parent', (args ->> 'at_lsn')::pg_lsn, (args ->> 'at_time')::timestamptz));
+		WHEN 'drop_branch' THEN PERFORM @extschema@.drop_branch(t, name, (args ->> 'cascade')::bool);
+		WHEN 'rename_branch' THEN PERFORM @extschema@.rename_branch(t, name, args ->> 'new_name');
+		WHEN 'reset_branch' THEN PERFORM @extschema@.reset_branch(t, name);
+		WHEN 'restore_branch' THEN
+			RETURN to_jsonb(@extschema@.restore_branch(t, name, (args ->> 'at_lsn')::pg_lsn, (args ->> 'at_time')::timestamptz, args ->> 'keep_as'));
+		WHEN 'protect_branch' THEN PERFORM @extschema@.protect_branch(t, name, (args ->> 'protected')::bool);
+		WHEN 'set_branch' THEN RETURN to_jsonb(@extschema@.set_branch(t, name, args ->> 'setting', args ->> 'value'));
+		WHEN 'create_endpoint' THEN
+			PERFORM @extschema@.check_mode(args ->> 'mode', args ->> 'at_lsn', args ->> 'at_time');
+			PERFORM @extschema@.step('start it');
+			RETURN to_jsonb(@extschema@.create_endpoint(t, name, args ->> 'branch', coalesce(
+				(SELECT b.settings FROM @extschema@.branches b WHERE b.tenant = t AND b.name = coalesce(args ->> 'branch', args ->> 'name')), '{}')));
+		WHEN 'start_endpoint' THEN
+			PERFORM @extschema@.step('start it');
+			PERFORM @extschema@.aside('SELECT @extschema@.mark_starting($1, $2)', t, name);
+			RETURN to_jsonb(@extschema@.start_endpoint(t, name));
+		WHEN 'suspend_endpoint' THEN
+			PERFORM @extschema@.step('stop it');
+			PERFORM @extschema@.suspend_endpoint(t, name);
+		WHEN 'drop_endpoint' THEN
+			PERFORM @extschema@.step('stop it and remove its directory');
+			PERFORM @extschema@.drop_endpoint(t, name);
+	END CASE;
+	RETURN NULL;
+END $$;
+COMMENT ON FUNCTION perform(text, text, jsonb) IS 'the function of that name, with its arguments from an object';
+
+-- Called aside; an endpoint that somebody is at is left to him.
+CREATE FUNCTION mark_starting(tenant_id text, endpoint text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM FROM @extschema@.endpoints e WHERE e.tenant = tenant_id AND e.name = endpoint AND e.state IN ('new', 'stopped', 'suspended')
+	FOR UPDATE SKIP LOCKED;
+	IF FOUND THEN
+		UPDATE @extschema@.endpoints e SET state = 'starting' WHERE e.tenant = tenant_id AND e.name = endpoint;
 	END IF;
 END $$;
 
@@ -61,10 +98,17 @@ BEGIN
 			HINT = 'Connect to the controller as a superuser.';
 	END IF;
 	CASE fn
-		WHEN 'create_tenant' THEN RETURN to_jsonb(@extschema@.create_tenant(args ->> 'name'));
-		WHEN 'drop_tenant' THEN PERFORM @extschema@.drop_tenant(args ->> 'name'); RETURN NULL;
+		WHEN 'create_tenant', 'drop_tenant' THEN RETURN @extschema@.operate(fn, (SELECT id FROM @extschema@.tenants x WHERE x.name = args ->> 'name'), args);
 		WHEN 'nodes' THEN
 			RETURN (SELECT coalesce(jsonb_agg(to_jsonb(n) - 'admin_connstring' ORDER BY role, node_id), '[]') FROM @extschema@.nodes n);
+		WHEN 'operations' THEN
+			RETURN (SELECT coalesce(jsonb_agg(jsonb_build_object('id', o.id, 'operation', o.kind, 'object', o.object, 'state', o.state,
+					'attempts', o.attempts, 'number', s.number, 'step', s.step, 'node', CASE WHEN is_admin THEN s.node END,
+					'started_at', coalesce(s.started_at, o.started_at),
+					'duration', coalesce(s.finished_at, o.finished_at, clock_timestamp()) - coalesce(s.started_at, o.started_at),
+					'error', coalesce(s.error, o.error), 'tenant', o.tenant, 'by', o.who) ORDER BY o.id, s.number), '[]')
+				FROM (SELECT * FROM @extschema@.operations x WHERE is_admin OR x.tenant = substr(session_user, 8) ORDER BY x.id DESC LIMIT 1000) o
+				LEFT JOIN @extschema@.operation_steps s ON s.operation = o.id);
 		WHEN 'tenants' THEN
 			RETURN (SELECT coalesce(jsonb_agg(jsonb_build_object('id', id, 'name', name, 'created_at', created_at) ORDER BY name), '[]')
 				FROM @extschema@.tenants WHERE is_admin OR id = substr(session_user, 8));
@@ -77,10 +121,11 @@ BEGIN
 				WHERE is_admin OR b.tenant = substr(session_user, 8));
 		WHEN 'endpoints' THEN
 			RETURN (SELECT coalesce(jsonb_agg(jsonb_build_object('tenant', e.tenant, 'name', e.name, 'branch', b.name, 'mode', 'read-write',
-					'state', CASE WHEN @extschema@.endpoint_pid(e) IS NOT NULL THEN 'running' WHEN e.wanted = 'running' THEN 'stopped' ELSE 'suspended' END,
-					'pid', @extschema@.endpoint_pid(e), 'host', e.host, 'port', e.port,
+					'state', CASE WHEN e.state = 'starting' THEN 'starting' WHEN p.pid IS NOT NULL THEN 'running' WHEN e.wanted = 'running' THEN 'stopped'
+						ELSE 'suspended' END, 'pid', p.pid, 'host', e.host, 'port', e.port,
 					'data_directory', CASE WHEN is_admin THEN e.directory END, 'started_at', e.started_at) ORDER BY e.created_at), '[]')
-				FROM @extschema@.endpoints e JOIN @extschema@.branches b ON b.timeline = e.timeline
+				FROM @extschema@.endpoints e JOIN @extschema@.branches b ON b.timeline = e.timeline,
+					LATERAL (SELECT @extschema@.endpoint_pid(e) AS pid OFFSET 0) p
 				WHERE is_admin OR e.tenant = substr(session_user, 8));
 		WHEN 'checkpoint' THEN PERFORM @extschema@.checkpoint(args ->> 'tenant', is_admin); RETURN NULL;
 		ELSE NULL;
@@ -90,29 +135,17 @@ BEGIN
 	SELECT b.name INTO here FROM @extschema@.branches b WHERE b.tenant = t AND b.timeline = timeline_id;
 	CASE fn
 		WHEN 'create_branch' THEN
-			RETURN to_jsonb(@extschema@.create_branch(t, args ->> 'name', coalesce(args ->> 'parent', here, 'main'),
-				(args ->> 'at_lsn')::pg_lsn, (args ->> 'at_time')::timestamptz));
-		WHEN 'drop_branch' THEN
-			PERFORM @extschema@.not_from_inside(args ->> 'name', here, 'drop');
-			PERFORM @extschema@.drop_branch(t, args ->> 'name', (args ->> 'cascade')::bool);
-		WHEN 'reset_branch' THEN
-			PERFORM @extschema@.not_from_inside(args ->> 'name', here, 'reset');
-			PERFORM @extschema@.reset_branch(t, args ->> 'name');
-		WHEN 'restore_branch' THEN
-			PERFORM @extschema@.not_from_inside(args ->> 'name', here, 'restore');
-			RETURN to_jsonb(@extschema@.restore_branch(t, args ->> 'name', (args ->> 'at_lsn')::pg_lsn, (args ->> 'at_time')::timestamptz,
-				args ->> 'keep_as'));
-		WHEN 'protect_branch' THEN PERFORM @extschema@.protect_branch(t, args ->> 'name', (args ->> 'protected')::bool);
+			RETURN @extschema@.operate(fn, t, args || jsonb_build_object('parent', coalesce(args ->> 'parent', here, 'main')));
+		WHEN 'drop_branch', 'reset_branch', 'restore_branch' THEN
+			IF args ->> 'name' = here THEN	-- it would stop the server this session runs on, which then could not tell how it went
+				RAISE EXCEPTION 'cannot % the branch this session is connected to', split_part(fn, '_', 1) USING ERRCODE = 'object_in_use',
+					HINT = 'Do it from another branch or from the controller.';
+			END IF;
+			RETURN @extschema@.operate(fn, t, args);
 		WHEN 'set_branch' THEN
-			RETURN to_jsonb(@extschema@.set_branch(t, coalesce(args ->> 'name', here, 'main'), args ->> 'setting', args ->> 'value'));
-		WHEN 'rename_branch' THEN PERFORM @extschema@.rename_branch(t, args ->> 'name', args ->> 'new_name');
-		WHEN 'create_endpoint' THEN
-			PERFORM @extschema@.check_mode(args ->> 'mode', args ->> 'at_lsn', args ->> 'at_time');
-			RETURN to_jsonb(@extschema@.create_endpoint(t, args ->> 'name', args ->> 'branch', coalesce(
-				(SELECT b.settings FROM @extschema@.branches b WHERE b.tenant = t AND b.name = coalesce(args ->> 'branch', args ->> 'name')), '{}')));
-		WHEN 'start_endpoint' THEN RETURN to_jsonb(@extschema@.start_endpoint(t, args ->> 'name'));
-		WHEN 'suspend_endpoint' THEN PERFORM @extschema@.suspend_endpoint(t, args ->> 'name');
-		WHEN 'drop_endpoint' THEN PERFORM @extschema@.drop_endpoint(t, args ->> 'name');
+			RETURN @extschema@.operate(fn, t, args || jsonb_build_object('name', coalesce(args ->> 'name', here, 'main')));
+		WHEN 'rename_branch', 'protect_branch', 'create_endpoint', 'start_endpoint', 'suspend_endpoint', 'drop_endpoint' THEN
+			RETURN @extschema@.operate(fn, t, args);
 		WHEN 'connection_uri' THEN RETURN to_jsonb(@extschema@.connection_uri(t, coalesce(args ->> 'branch', here, 'main')));
 		WHEN 'current_branch' THEN RETURN to_jsonb(here);
 		WHEN 'lsn_at' THEN

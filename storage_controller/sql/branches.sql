@@ -27,24 +27,22 @@ DECLARE
 BEGIN
 	PERFORM @extschema@.check_name(branch, 'branch');
 	t := @extschema@.lock_tenant(tenant_id);
-	PERFORM @extschema@.clean_up();
 	PERFORM @extschema@.check_new_branch(tenant_id, branch);
 	point := @extschema@.branch_point(@extschema@.find_branch(tenant_id, parent), parent, at_lsn, at_time);
 	RETURN @extschema@.add_timeline(@extschema@.make_timeline(t, point.origin, point.lsn), branch);
 END $$;
 
--- The rows of a branch, called aside: from then on it is a leftover.  False: there was none.
-CREATE FUNCTION drop_branch_rows(timeline_id text) RETURNS bool LANGUAGE plpgsql SET lock_timeout = '10s' AS $$
-DECLARE tl @extschema@.timelines;
+-- Called aside: from here on they are leftovers.  The number of branches that were there.
+CREATE FUNCTION drop_branch_rows(timeline_ids text[], op bigint) RETURNS int LANGUAGE plpgsql SET lock_timeout = '10s' AS $$
+DECLARE n int;
 BEGIN
-	DELETE FROM @extschema@.endpoints e WHERE e.timeline = timeline_id;
-	DELETE FROM @extschema@.branches b WHERE b.timeline = timeline_id;
-	DELETE FROM @extschema@.timelines l WHERE l.id = timeline_id RETURNING * INTO tl;
-	IF NOT FOUND THEN
-		RETURN false;
-	END IF;
-	INSERT INTO @extschema@.leftovers VALUES (tl.id, tl.tenant, tl.pageserver, tl.safekeepers) ON CONFLICT DO NOTHING;
-	RETURN true;
+	PERFORM set_config('neon_controller.operation', op::text, true);
+	DELETE FROM @extschema@.endpoints e WHERE e.timeline = ANY (timeline_ids);
+	DELETE FROM @extschema@.branches b WHERE b.timeline = ANY (timeline_ids);
+	DELETE FROM @extschema@.timelines l WHERE l.id = ANY (timeline_ids);
+	GET DIAGNOSTICS n = ROW_COUNT;
+	PERFORM @extschema@.commit_point(op) WHERE n > 0;
+	RETURN n;
 END $$;
 
 -- A branch and all that was made of it.
@@ -58,8 +56,9 @@ CREATE FUNCTION drop_branch(tenant_id text, branch text, cascade bool = false) R
 DECLARE
 	tl @extschema@.timelines;
 	child text;
-	one record;
+	doomed text[];
 BEGIN
+	PERFORM @extschema@.lock_endpoints(tenant_id, branch);
 	PERFORM @extschema@.lock_tenant(tenant_id);
 	tl := @extschema@.find_branch(tenant_id, branch);
 	PERFORM @extschema@.check_not_protected(tenant_id, branch, 'dropped');
@@ -69,13 +68,14 @@ BEGIN
 			HINT = 'Drop them first, or use cascade => true.';
 	END IF;
 	PERFORM @extschema@.check_not_protected(tenant_id, d.name, 'dropped') FROM @extschema@.descendants(tl.id) d;
-	FOR one IN SELECT * FROM @extschema@.descendants(tl.id) d ORDER BY d.depth DESC LOOP
-		PERFORM @extschema@.remove_computes(one.timeline);
-		IF NOT (SELECT (r ->> 'done')::bool FROM @extschema@.aside('SELECT @extschema@.drop_branch_rows($1) AS done', one.timeline) r) THEN
-			RAISE EXCEPTION 'branch "%" was created by this transaction', one.name USING ERRCODE = 'object_in_use', HINT = 'Commit first.';
-		END IF;
-	END LOOP;
-	PERFORM @extschema@.clean_up();
+	SELECT array_agg(d.timeline) INTO STRICT doomed FROM @extschema@.descendants(tl.id) d;
+	PERFORM @extschema@.step('forget it');
+	IF (SELECT (r ->> 'n')::int FROM @extschema@.aside('SELECT @extschema@.drop_branch_rows($1::text[], $2::bigint) AS n', doomed::text,
+			@extschema@.current_operation()::text) r) = 0 THEN
+		RAISE EXCEPTION 'branch "%" was created by this transaction', branch USING ERRCODE = 'object_in_use', HINT = 'Commit first.';
+	END IF;
+	PERFORM @extschema@.step('stop its endpoint and remove it from its nodes');
+	PERFORM @extschema@.clean_up(@extschema@.current_operation());
 END $$;
 
 CREATE FUNCTION rename_branch(tenant_id text, branch text, new_name text) RETURNS void LANGUAGE plpgsql AS $$
@@ -93,7 +93,7 @@ CREATE FUNCTION protect_branch(tenant_id text, branch text, protected bool) RETU
 BEGIN
 	PERFORM @extschema@.lock_tenant(tenant_id);
 	PERFORM @extschema@.find_branch(tenant_id, branch);
-	UPDATE @extschema@.branches b SET protected = coalesce(protect_branch.protected, true) WHERE b.tenant = tenant_id AND b.name = branch;
+	UPDATE @extschema@.branches b SET state = CASE WHEN coalesce(protect_branch.protected, true) THEN 'protected' ELSE 'open' END WHERE b.tenant = tenant_id AND b.name = branch;
 END $$;
 
 CREATE FUNCTION connection_uri(tenant_id text, branch text) RETURNS text LANGUAGE plpgsql STABLE AS $$

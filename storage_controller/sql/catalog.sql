@@ -20,6 +20,12 @@ CREATE TABLE nodes (
 	port int NOT NULL,
 	admin_connstring text NOT NULL,		-- superuser, database postgres
 	registered_at timestamptz NOT NULL DEFAULT now(),
+	state text NOT NULL DEFAULT 'registered',
+	last_seen timestamptz,
+	up_since timestamptz,
+	missed int NOT NULL DEFAULT 0,		-- heartbeats without an answer, one after another
+	timelines int,
+	error text,
 	UNIQUE (role, node_id)
 );
 COMMENT ON TABLE nodes IS 'servers of the cluster; the compute role marks a host that can run endpoints';
@@ -50,7 +56,8 @@ CREATE TABLE branches (
 	tenant text NOT NULL REFERENCES tenants,
 	name text NOT NULL CHECK (name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
 	timeline text NOT NULL UNIQUE REFERENCES timelines,
-	protected bool NOT NULL DEFAULT false,
+	state text NOT NULL DEFAULT 'open',
+	protected bool NOT NULL GENERATED ALWAYS AS (state = 'protected') STORED,
 	settings jsonb NOT NULL DEFAULT '{}',	-- of the servers of its endpoints
 	created_at timestamptz NOT NULL DEFAULT now(),
 	PRIMARY KEY (tenant, name)
@@ -66,6 +73,7 @@ CREATE TABLE endpoints (
 	host text NOT NULL,
 	port int NOT NULL,
 	wanted text NOT NULL DEFAULT 'running' CHECK (wanted IN ('running', 'suspended')),
+	state text NOT NULL DEFAULT 'new',	-- as it was last seen; see state_machine('endpoint')
 	settings jsonb NOT NULL DEFAULT '{}',
 	created_at timestamptz NOT NULL DEFAULT now(),
 	started_at timestamptz,
@@ -73,19 +81,70 @@ CREATE TABLE endpoints (
 	UNIQUE (compute, port)
 );
 
--- Timelines that nodes may have and nobody wants: being created, or dropped and not yet gone everywhere.  Written by transactions
--- of their own (see aside), so that it outlives the failure of what it is about.  Not dumped: old notes about timelines that
--- were finished later would be dangerous, and a timeline that has a row is never cleaned up.
-CREATE TABLE leftovers (
-	timeline text PRIMARY KEY,
-	tenant text NOT NULL,
-	pageserver text NOT NULL,
-	safekeepers text[] NOT NULL,
-	noted_at timestamptz NOT NULL DEFAULT clock_timestamp()
+-- A tenant is attached to a pageserver under a generation; a node refuses what comes with an older one than it has heard of.  Numbers
+-- only grow, and are committed before they are used.
+CREATE TABLE attachments (
+	tenant text NOT NULL REFERENCES tenants ON DELETE CASCADE,
+	pageserver text NOT NULL REFERENCES nodes,
+	generation bigint NOT NULL,
+	attached_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	PRIMARY KEY (tenant, pageserver)
 );
+COMMENT ON TABLE attachments IS 'generations of tenants on pageservers';
+
+-- What was asked for; see operations.sql.  It outlives what it is about, so it refers to nothing.
+CREATE TABLE operations (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	tenant text,
+	kind text NOT NULL,
+	object text,
+	args jsonb NOT NULL DEFAULT '{}',
+	state text NOT NULL DEFAULT 'running',
+	committed bool NOT NULL DEFAULT false,		-- it has passed the point after which it can only be finished
+	attempts int NOT NULL DEFAULT 1,
+	who text NOT NULL,
+	started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	finished_at timestamptz,
+	next_try_at timestamptz,
+	sqlstate text,
+	error text
+);
+CREATE INDEX ON operations (state) WHERE state IN ('running', 'failed', 'finishing');
+COMMENT ON TABLE operations IS 'log of control operations';
+
+CREATE TABLE operation_steps (
+	operation bigint NOT NULL REFERENCES operations ON DELETE CASCADE,
+	number int NOT NULL,
+	step text NOT NULL,
+	node text,
+	started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	finished_at timestamptz,
+	error text,
+	PRIMARY KEY (operation, number)
+);
+COMMENT ON TABLE operation_steps IS 'steps of control operations';
+
+-- What nodes may have and nobody wants: timelines, data directories of computes, tenants.  Being created, or dropped and not yet gone
+-- everywhere.  Not dumped: an old note about what was finished later would be dangerous.  What has a row is never removed.
+CREATE TABLE leftovers (
+	kind text NOT NULL CHECK (kind IN ('timeline', 'compute', 'tenant')),
+	id text NOT NULL,
+	state text NOT NULL,
+	tenant text NOT NULL,
+	nodes text[] NOT NULL,
+	operation bigint,					-- that it is from
+	cleaning bigint,					-- the operation that removes it, once that was tried in vain
+	noted_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	attempts int NOT NULL DEFAULT 0,
+	next_try_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	error text,
+	PRIMARY KEY (kind, id)
+);
+COMMENT ON TABLE leftovers IS 'what is to be removed from nodes unless it gets a row';
 
 SELECT pg_catalog.pg_extension_config_dump('nodes', '');
 SELECT pg_catalog.pg_extension_config_dump('tenants', '');
 SELECT pg_catalog.pg_extension_config_dump('timelines', '');
 SELECT pg_catalog.pg_extension_config_dump('branches', '');
 SELECT pg_catalog.pg_extension_config_dump('endpoints', '');
+SELECT pg_catalog.pg_extension_config_dump('attachments', '');

@@ -7,13 +7,13 @@
 -- clients commit on the new timeline must not depend on the fate of the caller's transaction.
 
 -- Called aside.  The old timeline gets the name keep_as, or goes.
-CREATE FUNCTION switch_branch(tenant_id text, branch text, old_timeline text, new_timeline jsonb, keep_as text) RETURNS void
+CREATE FUNCTION switch_branch(tenant_id text, branch text, old_timeline text, new_timeline jsonb, keep_as text, op bigint) RETURNS void
 LANGUAGE plpgsql SET lock_timeout = '10s' AS $$
 DECLARE
 	fresh @extschema@.timelines := jsonb_populate_record(NULL::@extschema@.timelines, new_timeline);
-	old @extschema@.timelines;
 	since timestamptz;
 BEGIN
+	PERFORM set_config('neon_controller.operation', op::text, true);
 	INSERT INTO @extschema@.timelines SELECT fresh.*;
 	SELECT b.created_at INTO STRICT since FROM @extschema@.branches b WHERE b.tenant = tenant_id AND b.name = branch AND b.timeline = old_timeline;
 	UPDATE @extschema@.branches b SET timeline = fresh.id WHERE b.tenant = tenant_id AND b.name = branch;
@@ -21,29 +21,34 @@ BEGIN
 	IF keep_as IS NOT NULL THEN
 		INSERT INTO @extschema@.branches (tenant, name, timeline, created_at) VALUES (tenant_id, keep_as, old_timeline, since);
 	ELSE
-		DELETE FROM @extschema@.timelines l WHERE l.id = old_timeline RETURNING * INTO STRICT old;
-		INSERT INTO @extschema@.leftovers VALUES (old.id, old.tenant, old.pageserver, old.safekeepers);
+		DELETE FROM @extschema@.timelines l WHERE l.id = old_timeline;
 	END IF;
-	DELETE FROM @extschema@.leftovers l WHERE l.timeline = fresh.id;
+	PERFORM @extschema@.commit_point(op);
 END $$;
 
 CREATE FUNCTION move_branch(t tenants, branch text, old timelines, fresh timelines, keep_as text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE e @extschema@.endpoints;
 BEGIN
 	PERFORM @extschema@.remove_computes(old.id);
-	PERFORM @extschema@.aside('SELECT @extschema@.switch_branch($1, $2, $3, $4::jsonb, $5)', t.id, branch, old.id, to_jsonb(fresh)::text, keep_as);
+	PERFORM @extschema@.step('move the name');
+	PERFORM @extschema@.aside('SELECT @extschema@.switch_branch($1, $2, $3, $4::jsonb, $5, $6::bigint)', t.id, branch, old.id, to_jsonb(fresh)::text,
+		keep_as, @extschema@.current_operation()::text);
 	FOR e IN SELECT * FROM @extschema@.endpoints x WHERE x.timeline = fresh.id AND x.wanted = 'running' LOOP
+		PERFORM @extschema@.step('start the endpoint', e.compute);
 		PERFORM @extschema@.start_endpoint(t.id, e.name);
 	END LOOP;
 END $$;
 
 CREATE FUNCTION reset_branch(tenant_id text, branch text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-	t @extschema@.tenants := @extschema@.lock_tenant(tenant_id);
-	tl @extschema@.timelines := @extschema@.find_branch(tenant_id, branch);
+	t @extschema@.tenants;
+	tl @extschema@.timelines;
 	parent @extschema@.timelines;
 	child text;
 BEGIN
+	PERFORM @extschema@.lock_endpoints(tenant_id, branch);
+	t := @extschema@.lock_tenant(tenant_id);
+	tl := @extschema@.find_branch(tenant_id, branch);
 	PERFORM @extschema@.check_not_protected(tenant_id, branch, 'reset');
 	SELECT * INTO parent FROM @extschema@.timelines l WHERE l.id = tl.ancestor;
 	IF NOT FOUND THEN
@@ -56,26 +61,27 @@ BEGIN
 			DETAIL = 'A reset drops what the branch holds, and they need it.',
 			HINT = 'Drop them first, or take another branch of the parent with neon_create_branch().';
 	END IF;
-	PERFORM @extschema@.clean_up();
 	PERFORM @extschema@.move_branch(t, branch, tl, @extschema@.make_timeline(t, parent, @extschema@.current_lsn(parent)), NULL);
-	PERFORM @extschema@.clean_up();
+	PERFORM @extschema@.clean_up(@extschema@.current_operation());
 END $$;
 
 CREATE FUNCTION restore_branch(tenant_id text, branch text, at_lsn pg_lsn, at_time timestamptz, keep_as text = NULL) RETURNS text
 LANGUAGE plpgsql AS $$
 DECLARE
-	t @extschema@.tenants := @extschema@.lock_tenant(tenant_id);
-	tl @extschema@.timelines := @extschema@.find_branch(tenant_id, branch);
+	t @extschema@.tenants;
+	tl @extschema@.timelines;
 	kept text := coalesce(keep_as, left(branch, 44) || to_char(clock_timestamp() AT TIME ZONE 'UTC', '"_old_"YYYYMMDDHH24MISS'));
 	point record;
 BEGIN
+	PERFORM @extschema@.lock_endpoints(tenant_id, branch);
+	t := @extschema@.lock_tenant(tenant_id);
+	tl := @extschema@.find_branch(tenant_id, branch);
 	PERFORM @extschema@.check_not_protected(tenant_id, branch, 'restored');
 	IF at_lsn IS NULL AND at_time IS NULL THEN
 		RAISE EXCEPTION 'restore to when?' USING ERRCODE = 'null_value_not_allowed', HINT = 'Give at_time or at_lsn.';
 	END IF;
 	PERFORM @extschema@.check_new_branch(tenant_id, kept);
 	point := @extschema@.branch_point(tl, branch, at_lsn, at_time);
-	PERFORM @extschema@.clean_up();
 	PERFORM @extschema@.move_branch(t, branch, tl, @extschema@.make_timeline(t, point.origin, point.lsn), kept);
 	RETURN kept;
 END $$;

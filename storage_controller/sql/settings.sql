@@ -32,6 +32,7 @@ BEGIN
 	IF value IS NOT NULL THEN
 		PERFORM @extschema@.check_setting(setting, value);
 	END IF;
+	PERFORM @extschema@.lock_endpoints(tenant_id, branch);
 	PERFORM @extschema@.lock_tenant(tenant_id);
 	tl := @extschema@.find_branch(tenant_id, branch);
 	UPDATE @extschema@.branches b SET settings = CASE WHEN value IS NULL THEN b.settings - setting

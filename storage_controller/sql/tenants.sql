@@ -19,6 +19,7 @@ BEGIN
 	EXECUTE format('CREATE ROLE %I LOGIN PASSWORD %L IN ROLE neon_tenant', 'neon_t_' || t.id, t.node_password);
 	INSERT INTO @extschema@.tenants SELECT t.*;
 	PERFORM @extschema@.add_timeline(@extschema@.make_timeline(t, NULL, NULL), 'main');
+	PERFORM @extschema@.step('start its endpoint');
 	PERFORM @extschema@.create_endpoint(t.id, 'main');
 	SELECT * INTO STRICT e FROM @extschema@.endpoints WHERE tenant = t.id;
 	PERFORM @extschema@.remote(@extschema@.endpoint_admin(e), 'endpoint "main"',
@@ -27,28 +28,31 @@ BEGIN
 	RETURN t.id;
 END $$;
 
-CREATE FUNCTION drop_tenant(name text) RETURNS void LANGUAGE plpgsql AS $$
-DECLARE
-	t @extschema@.tenants;
-	b text;
-	n @extschema@.nodes;
+-- Called aside: from here on everything of it is leftovers.
+CREATE FUNCTION drop_tenant_rows(tenant_id text, op bigint) RETURNS void LANGUAGE plpgsql SET lock_timeout = '10s' AS $$
 BEGIN
-	SELECT * INTO t FROM @extschema@.tenants x WHERE x.name = drop_tenant.name FOR NO KEY UPDATE;
+	PERFORM set_config('neon_controller.operation', op::text, true);
+	PERFORM @extschema@.lock_tenant(tenant_id);
+	DELETE FROM @extschema@.endpoints e WHERE e.tenant = tenant_id;
+	DELETE FROM @extschema@.branches b WHERE b.tenant = tenant_id;
+	DELETE FROM @extschema@.timelines l WHERE l.tenant = tenant_id;
+	DELETE FROM @extschema@.tenants t WHERE t.id = tenant_id;
+	EXECUTE format('DROP ROLE IF EXISTS %I', 'neon_t_' || tenant_id);
+	PERFORM @extschema@.commit_point(op);
+END $$;
+
+CREATE FUNCTION drop_tenant(name text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE t @extschema@.tenants;
+BEGIN
+	SELECT * INTO t FROM @extschema@.tenants x WHERE x.name = drop_tenant.name;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'tenant "%" does not exist', name USING ERRCODE = 'NE010', HINT = 'See neon_tenants for those there are.';
 	END IF;
 	PERFORM @extschema@.check_not_protected(t.id, x.name, 'dropped') FROM @extschema@.branches x WHERE x.tenant = t.id;
-	LOOP
-		SELECT x.name INTO b FROM @extschema@.branches x JOIN @extschema@.timelines l ON l.id = x.timeline
-		WHERE x.tenant = t.id AND NOT EXISTS (SELECT FROM @extschema@.timelines c WHERE c.ancestor = l.id) LIMIT 1;
-		EXIT WHEN NOT FOUND;
-		PERFORM @extschema@.drop_branch(t.id, b);
-	END LOOP;
-	FOR n IN SELECT * FROM @extschema@.nodes WHERE role IN ('pageserver', 'safekeeper') LOOP
-		PERFORM @extschema@.on_node(n.name, format('SELECT neon_%s.drop_tenant($1)', n.role), t.id);
-	END LOOP;
-	DELETE FROM @extschema@.tenants WHERE id = t.id;
-	EXECUTE format('DROP ROLE %I', 'neon_t_' || t.id);
+	PERFORM @extschema@.step('forget it');
+	PERFORM @extschema@.aside('SELECT @extschema@.drop_tenant_rows($1, $2::bigint)', t.id, @extschema@.current_operation()::text);
+	PERFORM @extschema@.step('stop its endpoints and remove it from its nodes');
+	PERFORM @extschema@.clean_up(@extschema@.current_operation());
 END $$;
 
 -- Of one tenant; NULL from an administrator: of all.
