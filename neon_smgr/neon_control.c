@@ -14,6 +14,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
+#include "commands/extension.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -50,7 +51,8 @@ call_here(const char *fn, Datum args, bool *isnull)
 	MemoryContext caller = CurrentMemoryContext;
 	Datum		result = (Datum) 0;
 
-	if (!OidIsValid(get_namespace_oid("neon_controller", true)))
+	/* The extension, not only a schema of its name: anybody who may create schemas could have made that, and we call into it. */
+	if (!OidIsValid(get_extension_oid("neon_controller", true)))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this server is neither a controller nor an endpoint of one"),

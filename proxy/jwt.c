@@ -6,8 +6,9 @@
  * Documents are used for MAX_AGE_SECONDS when they cannot be fetched again: an issuer that is away does not lock
  * everybody out at once, and a withdrawn key is not good for ever.
  *
- * Only RS256 and ES256, each with a key of its own kind: a token cannot choose to be checked in another way.  Every claim that is
- * configured must be there; exp always.
+ * Only RS256 and ES256, each with a key of its own kind: a token cannot choose to be checked in another way.  exp must be there, and
+ * iss and aud where the issuer's row names them; a token that has the claim for roles is for the roles it names there, one
+ * without it for any role of the row.
  *
  * Lock: one spinlock, held for a copy of at most PX_JWT_DOCUMENT bytes.
  *

@@ -65,7 +65,7 @@ admin_secret(PxClient *c)
 	px_secret_fake(px_shared->secret, "console", l->startup.user, &l->secret);
 	if (px_admin_user(l->startup.user) && px_admin_secret && px_admin_secret[0])
 	{
-		memcpy(salt, px_shared->secret + 8, sizeof(salt));
+		memcpy(salt, l->secret.salt, sizeof(salt));	/* the made-up one: shown to everybody, so nothing of our secret itself */
 		l->fake = !px_secret_parse(px_admin_secret, &l->secret) &&
 			!px_secret_make(px_admin_secret, salt, sizeof(salt), 4096, &l->secret, NULL);
 	}

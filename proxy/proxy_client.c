@@ -132,21 +132,6 @@ take_address(PxClient *c, const struct sockaddr_storage *a)
 	}
 }
 
-static void
-set_options(int fd)
-{
-	int			one = 1,
-				idle = 60,
-				interval = 10,
-				count = 5;
-
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
-	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
-	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof(interval));
-	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count));
-}
-
 /* Too many: the error goes out before any question, which clients understand. */
 static void
 refuse(int fd)
@@ -201,7 +186,7 @@ px_client_accept(PxSock *listener)
 		else
 		{
 			take_address(c, &a);
-			set_options(fd);
+			px_sock_tcp_options(fd, 60, 10, 5);
 		}
 		key_make(c);
 		c->state = PX_CL_FIRST;

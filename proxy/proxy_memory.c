@@ -32,8 +32,8 @@ const char *const px_var_names[PX_TRACKED] = {
 	"client_encoding", "DateStyle", "TimeZone", "standard_conforming_strings", "application_name", "IntervalStyle"
 };
 
-static void
-out_of_memory(void)
+void
+px_out_of_memory(void)
 {
 	ereport(FATAL, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory in the proxy"),
 					errhint("Lower neon_proxy.max_clients, or give the machine more.")));
@@ -45,7 +45,7 @@ px_alloc(size_t n)
 	void	   *p = calloc(1, n);
 
 	if (p == NULL)
-		out_of_memory();
+		px_out_of_memory();
 	return p;
 }
 
@@ -55,7 +55,7 @@ px_strdup(const char *s)
 	char	   *p = strdup(s);
 
 	if (p == NULL)
-		out_of_memory();
+		px_out_of_memory();
 	return p;
 }
 
@@ -73,7 +73,7 @@ px_defer_free(void *p)
 		deferred_cap = deferred_cap ? deferred_cap * 2 : 64;
 		deferred = realloc(deferred, deferred_cap * sizeof(void *));
 		if (deferred == NULL)
-			out_of_memory();
+			px_out_of_memory();
 	}
 	deferred[ndeferred++] = p;
 }

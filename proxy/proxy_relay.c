@@ -171,7 +171,12 @@ one_step(PxClient *c, PxOut *out, bool *gathering, const uint8 *p, size_t have, 
 	}
 	if (head.type == 'X')
 	{
-		/* what was sent before it is done first; the rest of this life is the server's */
+		/* what was asked before is answered before it goes */
+		if (c->server && c->server->queue_len > 0 && !c->server->copy_in)
+		{
+			c->blocked = true;
+			return STEP_ENOUGH;
+		}
 		if (*gathering)
 			px_out_end(out);
 		*gathering = false;

@@ -188,21 +188,6 @@ find_address(PxServer *s)
 	return true;
 }
 
-static void
-set_options(int fd)
-{
-	int			one = 1,
-				idle = 30,
-				interval = 10,
-				count = 3;
-
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
-	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
-	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof(interval));
-	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count));
-}
-
 /* One of the shared count was taken for it.  NULL: it failed at once, and the pool was told. */
 PxServer *
 px_server_connect(PxPool *p)
@@ -234,7 +219,7 @@ px_server_connect(PxPool *p)
 	}
 	px_sock_init(&s->sock, PX_SOCK_SERVER, fd);
 	if (s->address.ss_family != AF_UNIX)
-		set_options(fd);
+		px_sock_tcp_options(fd, 30, 10, 3);
 	if (connect(fd, (struct sockaddr *) &s->address, s->address_len) != 0 && errno != EINPROGRESS)
 	{
 		failed(s, "could not connect to the endpoint", strerror(errno));

@@ -8,6 +8,8 @@
  */
 #include "postgres.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -17,10 +19,9 @@
 
 #include "px.h"
 
-#define MAX_AGAIN 1024
-
-static PxSock *again[MAX_AGAIN];
+static PxSock **again;			/* as many as there are connections, at most */
 static int	nagain;
+static int	again_cap;
 static uint8 scratch[PX_SCRATCH_BYTES];
 static bool scratch_taken;
 
@@ -50,6 +51,19 @@ set_mask(PxSock *s)
 		ereport(FATAL, (errcode_for_socket_access(), errmsg("could not watch a socket: %m")));
 }
 
+/* Small messages go at once; a peer that is gone is noticed idle_s + count * interval_s after its last sign of life. */
+void
+px_sock_tcp_options(int fd, int idle_s, int interval_s, int count)
+{
+	int			one = 1;
+
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof(interval_s));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count));
+}
+
 /* libpq opens and closes its sockets itself: one number may be another socket now. */
 void
 px_sock_mask(PxSock *s, uint32 events)
@@ -75,11 +89,17 @@ px_sock_watch(PxSock *s, bool reading)
 void
 px_sock_again(PxSock *s)
 {
-	if (!s->again && nagain < MAX_AGAIN)
+	if (s->again)
+		return;
+	if (nagain == again_cap)
 	{
-		s->again = true;
-		again[nagain++] = s;
+		again_cap = again_cap ? again_cap * 2 : 64;
+		again = realloc(again, again_cap * sizeof(PxSock *));
+		if (again == NULL)
+			px_out_of_memory();
 	}
+	s->again = true;
+	again[nagain++] = s;
 }
 
 PxSock *

@@ -114,7 +114,7 @@ give_back(dlist_head *list)
 		PxClient   *c = dlist_container(PxClient, node, i.cur);
 
 		if (c->address_quota)
-			px_quota_give(PX_QUOTA_ADDRESS, px_hash(PX_QUOTA_ADDRESS, c->address, sizeof(c->address)));
+			px_quota_give(PX_QUOTA_ADDRESS, px_address_key(PX_QUOTA_ADDRESS, c));
 		if (c->endpoint_quota)
 			px_quota_give(PX_QUOTA_ENDPOINT, px_hash(PX_QUOTA_ENDPOINT, c->pool->endpoint->id, strlen(c->pool->endpoint->id)));
 	}

@@ -370,6 +370,7 @@ pg_atomic_fetch_add_u64_relaxed(pg_atomic_uint64 *a, int64 n)
 
 /* ---- proxy_memory.c ---- */
 extern void *px_alloc(size_t n);	/* zeroed; ends the worker when there is none */
+extern void px_out_of_memory(void);
 extern char *px_strdup(const char *s);
 extern void px_free(void *p);
 extern void px_defer_free(void *p);
@@ -393,6 +394,7 @@ extern bool px_sock_send(PxSock *s, const void *data, size_t len);
 extern bool px_sock_handshake(PxSock *s, bool *done);
 extern void px_sock_again(PxSock *s);
 extern PxSock *px_sock_next_again(void);
+extern void px_sock_tcp_options(int fd, int idle_s, int interval_s, int count);
 extern void px_sock_mask(PxSock *s, uint32 events);	/* for sockets of libpq */
 extern bool px_buf_append(PxBuf **buf, const void *data, size_t len);
 extern void px_buf_free(PxBuf **buf);
