@@ -1,0 +1,217 @@
+# The proxy's wire: routing, passwords, pooling, prepared statements, cancel, limits, hostile bytes, stop; against a stock server that plays compute
+# and controller.
+#
+# SPDX-License-Identifier: Apache-2.0
+use strict;
+use warnings;
+use Cwd qw(abs_path);
+use File::Basename qw(dirname);
+use lib dirname(abs_path(__FILE__)) . '/../perl';
+use IO::Socket::INET;
+use IO::Socket::UNIX;
+use IPC::Run qw(run timeout);
+use Time::HiRes qw(sleep time);
+use Test::More;
+use ProxyRig;
+
+my $top = abs_path(dirname(__FILE__) . '/../..');
+my $p = ProxyRig->new(proxy => "neon_proxy.login_timeout = 3s\nneon_proxy.max_address_failures = 0\nneon_proxy.secret_ttl = 0");
+my ($main, $tx, $one) = map { "options=endpoint=$_-1a2b3c4d" } qw(main tx one);
+
+sub good { my ($conninfo, $sql, $want, $what) = @_; my ($rc, $o, $e) = $p->psql($conninfo, ref $sql ? @$sql : $sql); is("$rc|$o", "0|$want", $what) or diag($e . $p->logs); }
+sub bad { my ($conninfo, $like, $what) = @_; my ($rc, $o, $e) = $p->psql($conninfo, 'SELECT 1'); ok($rc != 0 && $e =~ $like, $what) or diag("$o$e" . $p->logs); }
+sub until_true { my ($what, $code) = @_; my $end = time + 90; while (time < $end) { return pass($what) if $code->(); sleep 0.1; } fail($what); diag($p->logs); }
+sub counter { my ($name) = @_; my ($v) = $p->console('SHOW COUNTERS') =~ /^\Q$name\E\|(\d+)/m; return $v; }
+
+# ---- routing and passwords
+good("$main sslmode=disable", 'SELECT current_user', 'ann', 'plain');
+good("$main sslmode=require channel_binding=require", 'SELECT 1', '1', 'TLS with channel binding');
+good("host=main-1a2b3c4d.first.example hostaddr=127.0.0.1 sslmode=verify-full sslrootcert=$p->{tmp}/certs/default.crt", 'SELECT 2', '2', 'by host name');
+good("host=main-1a2b3c4d.second.example hostaddr=127.0.0.1 sslmode=verify-full sslrootcert=$p->{tmp}/certs/second.crt", 'SELECT 3', '3', 'another certificate by host name');
+good("host=main-1a2b3c4d.second.example hostaddr=127.0.0.1 sslmode=require $main", 'SELECT 4', '4', 'host name and option agree');
+bad("host=main-1a2b3c4d.second.example hostaddr=127.0.0.1 sslmode=require $tx", qr/names two endpoints.*do not agree/s, 'host name and option do not agree');
+bad('sslmode=disable', qr/does not say which endpoint.*options=endpoint=NAME/s, 'no endpoint');
+good(q{password='endpoint=main-1a2b3c4d;secret' sslmode=require}, 'SELECT 5', '5', 'endpoint in the password');
+good(q{password='main-1a2b3c4d$secret' sslmode=require}, 'SELECT 6', '6', 'endpoint before a dollar sign');
+bad(q{password='main-1a2b3c4d$wrong' sslmode=require}, qr/password authentication failed/, 'and a wrong password');
+good(q{user=bob password='main-1a2b3c4d$bob\\'s' sslmode=require}, 'SELECT current_user', 'bob', 'a password with a quote');
+for my $wrong ("$main password=nope", "$main user=nobody", 'options=endpoint=none-1a2b3c4d', 'options=endpoint=NotAName')
+{
+	bad("$wrong sslmode=require", qr/password authentication failed for user "(ann|nobody)"\nHINT:/, "refused like any other: $wrong");
+}
+bad("$main dbname=nothere", qr/database "nothere" does not exist/, 'the server\'s own error about its databases');
+good("$main options='endpoint=main-1a2b3c4d -c work_mem=77MB'", 'SHOW work_mem', '77MB', 'options for the server');
+$p->admin(q{ALTER ROLE bob PASSWORD 'new'});
+bad(q{user=bob password='main-1a2b3c4d$bob\\'s' sslmode=require}, qr/password authentication failed/, 'an old password');
+good("user=bob password=new $main", 'SELECT 1', '1', 'the new one');
+
+# ---- pooling
+good($tx, [ 'CREATE TEMP TABLE x (a int)', 'SELECT 1' ], '1', 'a session over transactions');
+good($one, [ 'BEGIN', 'SELECT 7', 'COMMIT' ], '7', 'a transaction');
+{
+	local %ENV = (%ENV, PGTZ => 'Asia/Tokyo', PGDATESTYLE => 'german', PGAPPNAME => q{o'b\\x});
+	good($one, [ 'SHOW TimeZone', 'SHOW DateStyle', 'SHOW application_name' ], "Asia/Tokyo\nGerman, DMY\no'b\\x", 'its parameters come with a client');
+}
+good($one, [ 'SHOW DateStyle' ], 'ISO, MDY', 'and leave with it');
+{
+	local $ENV{PGTZ} = 'Nowhere/Land';
+	bad($one, qr/a value that the server does not accept/, 'a parameter that the server refuses');
+}
+good($main, [ 'SET work_mem = 12345', 'PREPARE q AS SELECT 1', 'LISTEN x' ], '', 'a session leaves things behind');
+good($main, [ 'SHOW work_mem', 'SELECT count(*) FROM pg_prepared_statements', 'SELECT count(*) FROM pg_listening_channels()' ], "4MB\n0\n0", 'the next one has none of it');
+is((split /\n/, $p->console('SHOW SERVERS'))[0] =~ /\|one-|\|tx-|\|main-/ ? 1 : 0, 1, 'SHOW SERVERS');
+
+my ($o, $e) = ('', '');
+my $storm = "$top/proxy/test/px_storm";
+my $uri = sub { "host=127.0.0.1 port=$p->{port} user=ann password=secret dbname=app options=endpoint=$_[0]-1a2b3c4d" };
+run [ $storm, $uri->('one'), 40, 'SELECT pg_sleep(0.01)' ], '>', \$o, '2>', \$e, timeout(300);
+like($o, qr/^ok=40 failed=0/, '40 clients of two workers share one server connection') or diag($o . $p->logs);
+cmp_ok($p->admin(q{SELECT count(*) FROM pg_stat_activity WHERE usename = 'ann' AND datname = 'app' AND application_name LIKE '%'}), '<', 12, 'pools are small');
+
+# ---- prepared statements over changing connections
+run [ 'pgbench', '-i', '-q', '-s', 1, "host=127.0.0.1 port=$p->{server_port} user=ann password=secret dbname=app" ], '>', \$o, '2>', \$e, timeout(300) or die $e;
+for my $mode (qw(simple extended prepared))
+{
+	for my $ep (qw(tx main))
+	{
+		run [ 'pgbench', '-n', '-M', $mode, '-c', 10, '-j', 2, '-t', 50, $uri->($ep) ], '>', \$o, '2>', \$e, timeout(300);
+		like($o, qr/transactions actually processed: 500\/500/, "pgbench -M $mode, $ep") or diag("$o$e" . $p->logs);
+	}
+}
+cmp_ok(counter('prepared_hits_total'), '>', 100, 'statements are found prepared');
+
+# ---- COPY, large rows, errors in the middle
+good($tx, [ 'CREATE TABLE c (a int)', q{COPY c FROM PROGRAM 'seq 1 50000'}, q{SELECT count(*) FROM c} ], '50000', 'COPY on the server');
+run [ 'psql', '-X', '-q', '-A', '-t', $uri->('tx'), '-c', q{\copy c FROM PROGRAM 'seq 1 200000'}, '-c', 'SELECT count(*) FROM c', '-c', q{\copy c TO PROGRAM 'wc -l'} ], '>', \$o, '2>', \$e, timeout(180);
+like($o, qr/^250000\n\s*250000$/m, 'COPY both ways through the proxy') or diag("$o$e");
+run [ 'psql', '-X', '-q', '-A', '-t', $uri->('tx'), '-c', q{\copy c FROM PROGRAM 'echo x; seq 1 200000'}, '-c', 'SELECT 8' ], '>', \$o, '2>', \$e, timeout(180);
+like("$e$o", qr/invalid input syntax.*^8$/ms, 'COPY that fails, and the session goes on') or diag("$o$e");
+good($tx, [ q{SELECT length(repeat('x', 40000000))}, q{SELECT md5(repeat('y', 10000000))} ], "40000000\n" . `perl -MDigest::MD5=md5_hex -e 'print md5_hex("y" x 10000000)'`, 'large values');
+
+# ---- cancel, from any worker
+for my $try (1 .. 6)
+{
+	my ($out, $err) = ('', '');
+	my $h = IPC::Run::start([ 'psql', '-X', '-q', $uri->($try % 2 ? 'tx' : 'main'), '-c', "SELECT 'cancel$try', pg_sleep(600)" ], '<', '/dev/null', '>', \$out, '2>', \$err, timeout(120));
+	until_true("query $try runs", sub { $p->admin("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%cancel$try%' AND pid <> pg_backend_pid()") > 0 });
+	$h->signal('INT');
+	$h->finish;
+	like($err, qr/canceling statement due to user request/, "cancel $try reaches its backend");
+}
+
+# ---- limits
+{
+	my @held = map { my ($i, $out, $err) = ("SELECT 'in';\n", '', ''); my $h = IPC::Run::start([ 'psql', '-X', '-A', '-t', $uri->('few') ], '<', \$i, '>', \$out, '2>', \$err, timeout(120));
+		$h->pump until $out =~ /in/; [ $h, \$i ] } 1, 2;
+	bad('options=endpoint=few-1a2b3c4d', qr/too many connections for this endpoint/, 'clients of an endpoint are limited');
+	for (@held) { ${ $_->[1] } = "\\q\n"; $_->[0]->finish; }
+	until_true('and may come when others have gone', sub { ($p->psql('options=endpoint=few-1a2b3c4d', 'SELECT 1'))[0] == 0 });
+}
+
+# ---- hostile bytes before authentication
+sub raw
+{
+	my ($bytes, $unix) = @_;
+	my $s = $unix ? IO::Socket::UNIX->new(Peer => "$p->{tmp}/.s.PGSQL.$p->{port}") : IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $p->{port});
+	$s->syswrite($bytes);
+	return $s;
+}
+sub answer_of { my ($s) = @_; my $all = ''; my $end = time + 60; while (time < $end) { my $n = $s->sysread(my $b, 65536); last if !$n; $all .= $b; } return $all; }
+my $hello = sub { my $b = pack('N', 196608) . join('', map { "$_\0" } @_) . "\0"; return pack('N', 4 + length $b) . $b };
+like(answer_of(raw("GET / HTTP/1.1\r\n\r\n")), qr/08P01/, 'HTTP at the wrong door');
+like(answer_of(raw(pack('N', 2**31) . 'x' x 100)), qr/08P01/, 'an endless startup packet');
+like(answer_of(raw(pack('NN', 8, 80877103) . 'more')), qr/after encryption request/, 'bytes slipped in behind the request for TLS');
+like(answer_of(raw($hello->('user', 'ann', 'options', 'endpoint=main-1a2b3c4d') . 'Q' . pack('N', 13) . "SELECT 1\0")), qr/expected a password response/, 'a query before authentication');
+like(answer_of(raw($hello->('user', 'ann', 'options', 'endpoint=main-1a2b3c4d') . 'p' . pack('N', 2**30))), qr/08P01/, 'an endless password');
+like(answer_of(raw($hello->('user', 'ann', 'options', 'endpoint=main-1a2b3c4d') . 'p' . pack('N', 39) . "SCRAM-SHA-256\0" . pack('N', 17) . "n,,n=,r=\x01\x02rubbish")), qr/malformed SCRAM/, 'SCRAM that is none');
+is(answer_of(raw("\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" . "\xc0\0\2\1\x7f\0\0\1\x1f\x90\x15\x36", 0)) =~ /08P01/ ? 1 : 0, 1, 'a PROXY header over TCP is refused');
+{
+	my $before = counter('login_timeouts_total');
+	my @slow = map { raw(substr($hello->('user', 'ann'), 0, $_)) } 0 .. 9;
+	like(answer_of($slow[5]), qr/canceling authentication due to timeout/, 'who is slow to log in is sent away');
+	until_true('all of them', sub { counter('login_timeouts_total') >= $before + 10 });
+}
+srand(42);
+for (1 .. 100) { my $s = raw(join '', map { chr int rand 256 } 1 .. 1 + int rand 200); close $s; }
+good($main, 'SELECT 9', '9', 'after all that it serves');
+
+# ---- over the unix socket with a PROXY header: host name and address of the real client
+{
+	my $host = 'tx-1a2b3c4d.first.example';
+	my $tlv = pack('Cn/a*', 2, $host) . pack('Cn/a*', 0xE0, 'password');
+	my $addr = "\xc0\0\2\1\x7f\0\0\1\x1f\x90\x15\x36";
+	my $h = "\r\n\r\n\0\r\nQUIT\n\x21\x11" . pack('n', length($addr) + length $tlv) . $addr . $tlv;
+	my $q = "SELECT 'over', 'unix'\0";
+	my $s = raw($h . $hello->('user', 'ann', 'database', 'app') . 'p' . pack('N', 4 + 7) . "secret\0" . 'Q' . pack('N', 4 + length $q) . $q . 'X' . pack('N', 4), 1);
+	like(answer_of($s), qr/over.*unix/s, 'PROXY header, cleartext password and query in one go');
+}
+
+# ---- the cache hears of changes; the endpoint's address changes
+$p->admin(q{INSERT INTO neon_controller.ep SELECT 'late-1a2b3c4d', state, host, port FROM neon_controller.ep WHERE id = 'main-1a2b3c4d'}, 'ctl');
+$p->notify('endpoint late-1a2b3c4d');
+until_true('a new endpoint is known', sub { ($p->psql('options=endpoint=late-1a2b3c4d', 'SELECT 1'))[0] == 0 });
+
+# ---- console
+like($p->console('SHOW POOLS'), qr/app\|ann\|/, 'SHOW POOLS');
+like($p->console('SHOW CLIENTS'), qr/^C\|.*\|admin\|/m, 'SHOW CLIENTS');
+like($p->console('SHOW CONFIG'), qr/^admin_secret\|\*+\|/m, 'SHOW CONFIG hides secrets');
+is(scalar(() = $p->console('SHOW WORKERS') =~ /^\d+\|\d+\|1\|/mg), 2, 'no worker was started twice');
+bad("dbname=neon_proxy user=postgres password=wrong", qr/password authentication failed/, 'the console wants its password');
+bad("dbname=neon_proxy user=ann password=adminpw", qr/password authentication failed/, 'and its users');
+good("dbname=pgbouncer user=postgres password=adminpw", 'SHOW VERSION', 'neon_proxy 0.1 on PostgreSQL ' . `pg_config --version | sed 's/PostgreSQL //' | tr -d '\n'`, 'it answers under both names');
+$p->console('PAUSE tx-1a2b3c4d');
+{
+	my ($out, $err) = ('', '');
+	my $h = IPC::Run::start([ 'psql', '-X', '-A', '-t', $uri->('tx'), '-c', q{SELECT 'resumed'} ], '<', '/dev/null', '>', \$out, '2>', \$err, timeout(180));
+	until_true('a paused endpoint\'s clients wait', sub { $p->console('SHOW CLIENTS') =~ /ann\|app\|waiting/ });
+	$p->console('RESUME tx-1a2b3c4d');
+	$h->finish;
+	like($out, qr/resumed/, 'and go on') or diag($err);
+}
+
+# ---- many idle clients
+{
+	my ($out, $err) = ('', '');
+	my $n = $ENV{NEON_IDLE_CLIENTS} // 1000;
+	run [ $storm, $uri->('tx'), $n, 'SELECT 1', 1, 50 ], '>', \$out, '2>', \$err, timeout(600);
+	is(scalar(() = $out =~ /^ok=$n failed=0/mg), 2, "$n clients connect, are idle, and are served again") or diag("$out$err" . $p->logs);
+}
+
+# ---- the server goes and comes; idle connections are given up
+$p->halt('server');
+$p->go('server');
+good($tx, 'SELECT 10', '10', 'a restarted server is found again');
+$p->conf('proxy', 'neon_proxy.server_idle_timeout = 200ms');
+$p->console('RELOAD');
+until_true('connections that nobody uses are closed', sub { $p->admin(q{SELECT count(*) FROM pg_stat_activity WHERE usename = 'ann'}) == 0 });
+
+# ---- the npm driver
+SKIP:
+{
+	skip 'npm is not there', 1 if system('command -v npm >/dev/null 2>&1') != 0;
+	my $d = "$p->{tmp}/npm";
+	mkdir $d;
+	system('cp', "$top/test/t/proxy_driver/package.json", "$top/test/t/proxy_driver/driver.mjs", $d);
+	skip 'npm cannot install pg', 1 if system("cd $d && npm install --no-audit --no-fund >npm.log 2>&1") != 0;
+	run [ 'node', "$d/driver.mjs", $p->{port} ], '>', \$o, '2>', \$e, timeout(180);
+	is($o, "ok\n", 'the npm driver pg, with named statements in transaction mode') or diag("$o$e" . $p->logs);
+}
+
+# ---- stop: a transaction may end, then no more
+{
+	my ($i, $out, $err) = ("BEGIN; SELECT 'begun';\n", '', '');
+	my $h = IPC::Run::start([ 'psql', '-X', '-A', '-t', $uri->('tx') ], '<', \$i, '>', \$out, '2>', \$err, timeout(180));
+	$h->pump until $out =~ /begun/;
+	my $stop = IPC::Run::start([ ProxyRig::as_pg(`pg_config --bindir | tr -d '\n'` . '/pg_ctl', 'stop', '-w', '-m', 'fast', '-D', "$p->{tmp}/proxy") ], '<', '/dev/null', '>', \my $so, '2>', \my $se, timeout(180));
+	until_true('it takes no more clients', sub { my $s = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $p->{port}); return 1 if !$s; $s->syswrite(pack('NN', 8, 80877103)); $s->timeout(1);
+		my $r = ''; vec($r, fileno($s), 1) = 1; return !select($r, undef, undef, 0.5) });
+	$i .= "SELECT 'still'; COMMIT;\n";
+	$h->pump until $out =~ /COMMIT/ || $err ne '';
+	like($out, qr/still\nCOMMIT/, 'a transaction may end while the proxy stops') or diag($err);
+	$i .= "SELECT 1;\n\\q\n";
+	eval { $h->finish };
+	like($err, qr/the proxy is shutting down/, 'then the client is told');
+	$stop->finish;
+	ok(!-e "$p->{tmp}/proxy/postmaster.pid", 'and it has stopped');
+}
+done_testing();
