@@ -21,6 +21,13 @@ ok(-e $plain->data_dir . "/$path", 'without neon.timeline_id relations are ordin
 like($plain->safe_psql('postgres', 'SELECT neon_version()'), qr/not a compute/, 'and the server says that it is no compute');
 my ($rc, $out, $err) = $plain->psql('postgres', 'SELECT * FROM neon_compute');
 like($err, qr/not a compute/, 'views of a compute fail with a reason');
+# what looks like a controller to the functions that run with their owner's rights
+$plain->safe_psql('postgres', q{CREATE ROLE mallory LOGIN; GRANT pg_monitor TO mallory; GRANT CREATE ON DATABASE postgres TO mallory});
+($rc, $out, $err) = $plain->psql('postgres', q{SET SESSION AUTHORIZATION mallory; CREATE SCHEMA neon_controller;
+	CREATE FUNCTION neon_controller.api(text, jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$ BEGIN RAISE 'called as %', current_user; END $$;
+	SELECT * FROM neon_branches});
+like($err, qr/neither a controller nor an endpoint/, 'a schema that somebody made is no controller');
+unlike($err, qr/called as/, 'and nothing in it is called');
 $plain->stop;
 
 # ---- an extension's library loaded later changes nothing either
