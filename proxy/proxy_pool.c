@@ -451,11 +451,16 @@ px_pool_run(void)
 	}
 }
 
+/*
+ * Connections that have done nothing for long, and those that another worker's clients wait for: all beyond our share; and while nobody
+ * waits here, one in each tick, the one used longest ago, since it is of no use to us now.
+ */
 static void
 close_idle(PxPool *p, int share)
 {
 	dlist_mutable_iter i;
 	bool		others = px_quota_waiting(p->quota_key, 0) > p->waiting_told;
+	bool		spare = others && p->nwaiting == 0;
 
 	p->give_back = others && p->nservers > share && p->nwaiting > 0 ? p->nservers - share : 0;
 	dlist_foreach_modify(i, &p->idle)
@@ -463,9 +468,11 @@ close_idle(PxPool *p, int share)
 		PxServer   *s = dlist_container(PxServer, node, i.cur);
 
 		if (px.now_ms - s->state_ms >= px_server_idle_timeout_ms || px.now_ms - s->created_ms >= px_server_lifetime_ms || p->paused ||
-			s->generation != px_reconnect_generation || (others && p->nwaiting == 0 && p->nservers > share))
+			s->generation != px_reconnect_generation || (spare && p->nservers > share))
 			px_server_close(s);
 	}
+	if (spare && p->nservers <= share && !dlist_is_empty(&p->idle))
+		px_server_close(dlist_tail_element(PxServer, node, &p->idle));
 }
 
 static void
@@ -505,7 +512,7 @@ px_pool_tick(void)
 	dlist_foreach_modify(i, &px.pools)
 	{
 		PxPool	   *p = dlist_container(PxPool, node, i.cur);
-		int			share = Max(pool_size(p) / px_workers, 1);
+		int			share = pool_size(p) / px_workers;	/* 0: the workers take turns */
 
 		if (p->nservers > 0)
 		{
