@@ -15,7 +15,9 @@ use Test::More;
 use ProxyRig;
 
 my $top = abs_path(dirname(__FILE__) . '/../..');
-my $p = ProxyRig->new(proxy => "neon_proxy.login_timeout = 3s\nneon_proxy.max_address_failures = 0\nneon_proxy.secret_ttl = 0");
+my $p = ProxyRig->new(proxy => "neon_proxy.login_timeout = 3s\nneon_proxy.max_address_failures = 0\nneon_proxy.secret_ttl = 0\n"
+	# idle connections of one worker go to clients of another who wait, not after this time
+	. "neon_proxy.server_idle_timeout = 1h");
 my ($main, $tx, $one) = map { "options=endpoint=$_-1a2b3c4d" } qw(main tx one);
 
 sub good { my ($conninfo, $sql, $want, $what) = @_; my ($rc, $o, $e) = $p->psql($conninfo, ref $sql ? @$sql : $sql); is("$rc|$o", "0|$want", $what) or diag($e . $p->logs); }
