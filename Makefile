@@ -61,7 +61,8 @@ demo-clean:
 
 check: install
 	$(MAKE) -C libs tests
-	@if [ -f test/sim/Makefile ]; then $(MAKE) -C test/sim; fi
+	$(MAKE) -C test/sim
+	$(MAKE) -C test/shim
 	@test/run_check
 
 installcheck:

@@ -124,6 +124,40 @@ pagestream_seeds(void)
 	}
 }
 
+/* Scripts for the acceptor: greetings, elections and appends that succeed, in an order that a fixed generator chooses. */
+static void
+consensus_seeds(void)
+{
+	static const uint8_t steps[][5] = {
+		{4, 5, 1, 1, 0},		/* vote for the next term */
+		{4, 5, 2, 2, 255},		/* elected, history as here, from the end of the log */
+		{4, 5, 2, 0, 3},		/* elected, from the beginning */
+		{4, 5, 3, 16, 9},		/* append of two records */
+		{4, 5, 3, 13, 11},		/* and of one and a half */
+		{2, 5, 3, 104, 0},		/* with a gap */
+		{1, 1}, {1, 2},			/* flush; crash */
+	};
+	uint32_t	x = 1;
+
+	for (int i = 0; i < 24; i++)
+	{
+		bytes		b = {.len = 0};
+
+		append(&b, "\5\0\1\0" "\205\0\1\0" "\5\1\1" "\5\2\2" "\5\3\20\1\0" "\1", 20);
+		for (int n = 0; n < 40; n++)
+		{
+			const uint8_t *step = steps[(x = x * 1103515245 + 12345) >> 16 & 7];
+
+			append(&b, step + 1, step[0]);
+			if (step[0] == 4 && step[2] == 3)
+				append(&b, "\4", 1);
+			if (step[1] == 2)
+				append(&b, "\5\0\1\0", 4);	/* greet again */
+		}
+		save("fuzz_consensus", i, &b);
+	}
+}
+
 /* A record with an image that has a hole, block data of the same relation, and main data. */
 static void
 parse_seeds(void)
@@ -200,6 +234,7 @@ main(int argc, char **argv)
 	directory = argv[1];
 	layer_seeds();
 	pagestream_seeds();
+	consensus_seeds();
 	parse_seeds();
 	reader_seeds();
 	proxy_seeds();
