@@ -8,7 +8,7 @@
 
 #include "postgres.h"
 
-#include "lib/stringinfo.h"
+#include <sys/types.h>
 
 /* Where this host's computes live; every directory name that comes from SQL is taken relative to it. */
 extern char *ct_base_directory;
@@ -16,11 +16,26 @@ extern char *ct_base_directory;
 /* Absolute path of a compute's directory; ERROR for a name that could leave the base directory. */
 extern char *ct_compute_path(const char *name);
 
-/*
- * Run a program of the server's bin directory, without a shell.  Its output (both streams) is appended to `output`,
- * bounded.  Returns the exit code; a signal counts as 128 + signal.  A cancel kills it.
- */
-extern int	ct_run(const char *program, char *const argv[], int timeout_ms, StringInfo output);
+/* Sleep, and serve interrupts; the end of this server ends it. */
+extern void ct_sleep(int ms);
+
+/* State letter of a process, 0 when there is none. */
+extern char ct_process_state(int pid);
+extern bool ct_process_lives(int pid);	/* and is no zombie */
+
+/* Pid of the server that works in a compute's directory, 0 when none does. */
+extern int	ct_running_pid(const char *dir);
+
+/* Lists of processes of the control groups that a new process shall join. */
+#define CT_MAX_GROUPS	2
+typedef struct CtGroups
+{
+	int			n;
+	char	   *procs[CT_MAX_GROUPS];
+} CtGroups;
+
+/* Start a server in a data directory; it outlives this one.  Its output is appended to the log.  Returns its pid. */
+extern pid_t ct_spawn_postmaster(const char *dir, const char *log_path, const CtGroups *groups);
 
 /* Streaming reader of a ustar archive; writes below `root`. */
 typedef struct TarReader TarReader;

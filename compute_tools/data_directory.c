@@ -2,7 +2,7 @@
  * data_directory.c - make a compute's data directory from a base backup.
  *
  * Everything is written under NAME.new and renamed at the end: a directory NAME is always whole.  Nothing in
- * it is worth an fsync: after a crash of the host the compute starts from a new base backup.
+ * it is worth an fsync now: after a crash of the host the compute starts from a new base backup (warm.c).
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -24,6 +24,7 @@
 
 PG_FUNCTION_INFO_V1(ct_create_data_directory);
 PG_FUNCTION_INFO_V1(ct_drop_data_directory);
+PG_FUNCTION_INFO_V1(ct_write_configuration);
 
 #define BASE_BACKUP_TIMEOUT_MS	600000
 
@@ -38,6 +39,19 @@ write_file(const char *dir, const char *name, const char *content)
 	fd = OpenTransientFilePerm(path, O_WRONLY | O_CREAT | O_TRUNC | PG_BINARY, S_IRUSR | S_IWUSR);
 	if (fd < 0 || write(fd, content, len) != (ssize_t) len || CloseTransientFile(fd) != 0)
 		ereport(ERROR, (errcode_for_file_access(), errmsg("could not write file \"%s\": %m", path)));
+}
+
+/* As above for a file that a server may be reading. */
+static void
+replace_file(const char *dir, const char *name, const char *content)
+{
+	char	   *fresh = psprintf("%s.new", name);
+	char	   *from = psprintf("%s/%s", dir, fresh);
+	char	   *to = psprintf("%s/%s", dir, name);
+
+	write_file(dir, fresh, content);
+	if (rename(from, to) != 0)
+		ereport(ERROR, (errcode_for_file_access(), errmsg("could not rename \"%s\" to \"%s\": %m", from, to)));
 }
 
 static void
@@ -117,6 +131,17 @@ ct_create_data_directory(PG_FUNCTION_ARGS)
 	remove_tree(dir);
 	if (rename(fresh, dir) != 0)
 		ereport(ERROR, (errcode_for_file_access(), errmsg("could not rename \"%s\" to \"%s\": %m", fresh, dir)));
+	PG_RETURN_VOID();
+}
+
+/* (name, conf, hba): the configuration of a directory that is started again */
+Datum
+ct_write_configuration(PG_FUNCTION_ARGS)
+{
+	char	   *dir = ct_compute_path(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+
+	replace_file(dir, "postgresql.conf", text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	replace_file(dir, "pg_hba.conf", text_to_cstring(PG_GETARG_TEXT_PP(2)));
 	PG_RETURN_VOID();
 }
 

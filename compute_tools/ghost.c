@@ -16,8 +16,6 @@
 
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "pgstat.h"
-#include "storage/latch.h"
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(ct_clear_port);
@@ -34,9 +32,8 @@ proc_link(int pid, const char *name, char *out, size_t size)
 	out[n > 0 ? n : 0] = '\0';
 }
 
-/* State letter of /proc/PID/stat; 0 when there is no such process. */
-static char
-process_state(int pid)
+char
+ct_process_state(int pid)
 {
 	char		buf[512];
 	char	   *p;
@@ -61,7 +58,8 @@ is_ghost(int pid)
 
 	proc_link(pid, "exe", exe, sizeof(exe));
 	proc_link(pid, "cwd", cwd, sizeof(cwd));
-	return strcmp(exe, my_exec_path) == 0 && strncmp(cwd, ct_base_directory, base) == 0 && cwd[base] == '/';
+	/* " (deleted)" follows the path of a program that was replaced since */
+	return strncmp(exe, my_exec_path, strlen(my_exec_path)) == 0 && strncmp(cwd, ct_base_directory, base) == 0 && cwd[base] == '/';
 }
 
 static int
@@ -92,11 +90,10 @@ ct_clear_port(PG_FUNCTION_ARGS)
 	lock = psprintf("%s/.s.PGSQL.%d.lock", ct_base_directory, port);
 	while ((pid = pid_in_lock_file(lock)) > 0)
 	{
-		char		state = process_state(pid);
 		int64		waited_ms = (GetCurrentTimestamp() - start) / 1000;
 
 		/* a zombie has no directory to look at any more, and does nothing */
-		if (state == 0 || state == 'Z' || state == 'X')
+		if (!ct_process_lives(pid))
 		{
 			unlink(lock);
 			unlink(psprintf("%s/.s.PGSQL.%d", ct_base_directory, port));
@@ -118,9 +115,7 @@ ct_clear_port(PG_FUNCTION_ARGS)
 			kill(pid, SIGQUIT);
 			ended = true;
 		}
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 20, PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
+		ct_sleep(20);
 	}
 	PG_RETURN_BOOL(ended);
 }

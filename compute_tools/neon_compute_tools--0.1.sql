@@ -2,6 +2,11 @@
 
 -- SPDX-License-Identifier: Apache-2.0
 -- Everything here acts on this host's files and processes: for superusers (the controller) only.
+--
+-- Above: what a controller asks for (start_compute, stop_compute, compute_status, drop_compute), which goes to a provider.
+-- Below: the provider "local", computes as processes of this host.  One compute is started or stopped by one session at a time (compute_lock).
+
+-- ---------------------------------------------------------------- parts of a start
 
 CREATE FUNCTION sync_safekeepers(tenant text, timeline text, safekeepers text, start_lsn pg_lsn, system_id text,
 	wal_seg_size int, timeout_ms int, OUT lsn pg_lsn, OUT prev_lsn pg_lsn)
@@ -19,9 +24,24 @@ CREATE FUNCTION drop_data_directory(name text) RETURNS void
 AS 'MODULE_PATHNAME', 'ct_drop_data_directory' LANGUAGE C STRICT;
 COMMENT ON FUNCTION drop_data_directory(text) IS 'remove the data directory of a stopped compute';
 
-CREATE FUNCTION start_process(name text, timeout_ms int = 60000) RETURNS void
+CREATE FUNCTION write_configuration(name text, conf text, hba text) RETURNS void
+AS 'MODULE_PATHNAME', 'ct_write_configuration' LANGUAGE C STRICT;
+COMMENT ON FUNCTION write_configuration(text, text, text) IS 'replace the configuration files of a compute''s data directory';
+
+CREATE FUNCTION seal_directory(name text) RETURNS bool
+AS 'MODULE_PATHNAME', 'ct_seal_directory' LANGUAGE C STRICT;
+COMMENT ON FUNCTION seal_directory(text) IS
+	'after a clean stop: make the directory durable, so that the next start may use it; false when it is of no use';
+
+CREATE FUNCTION open_directory(name text, tenant text, timeline text, lsn pg_lsn, prev_lsn pg_lsn) RETURNS text
+AS 'MODULE_PATHNAME', 'ct_open_directory' LANGUAGE C STRICT;
+COMMENT ON FUNCTION open_directory(text, text, text, pg_lsn, pg_lsn) IS
+	'NULL if the directory is what the log ends with and is to be started once as it is; else why it is of no use';
+
+CREATE FUNCTION start_process(name text, timeout_ms int = 60000) RETURNS int
 AS 'MODULE_PATHNAME', 'ct_start_process' LANGUAGE C STRICT;
-COMMENT ON FUNCTION start_process(text, int) IS 'start the server in a compute''s data directory and wait until it takes connections';
+COMMENT ON FUNCTION start_process(text, int) IS
+	'start the server in a compute''s data directory and wait until it takes connections; returns its pid';
 
 CREATE FUNCTION stop_process(name text, mode text = 'fast', timeout_ms int = 60000) RETURNS bool
 AS 'MODULE_PATHNAME', 'ct_stop_process' LANGUAGE C STRICT;
@@ -39,16 +59,17 @@ CREATE FUNCTION clear_port(port int) RETURNS bool
 AS 'MODULE_PATHNAME', 'ct_clear_port' LANGUAGE C STRICT;
 COMMENT ON FUNCTION clear_port(int) IS 'wait for, or end, the processes that a killed compute left at a port';
 
--- One call from the controller starts a compute: elect, fetch, start (docs/protocols.md, "Starting a compute").
-CREATE FUNCTION start_compute(spec jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+CREATE FUNCTION compute_lock(name text) RETURNS void LANGUAGE sql AS $$
+	SELECT pg_advisory_xact_lock(hashtextextended('neon compute ' || name, 0));
+$$;
+COMMENT ON FUNCTION compute_lock(text) IS 'until the end of the transaction nobody else starts, stops or removes this compute';
+
+-- postgresql.conf of a compute that begins at x
+CREATE FUNCTION compute_conf(spec jsonb, x pg_lsn) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
-	x record;
-	sockets text := current_setting('neon_compute_tools.base_directory');
 	conf text;
 	setting record;
 BEGIN
-	SELECT * INTO STRICT x FROM @extschema@.sync_safekeepers(spec->>'tenant', spec->>'timeline', spec->>'safekeepers',
-		(spec->>'start_lsn')::pg_lsn, spec->>'system_id', (spec->>'wal_seg_size')::int, 30000);
 	conf := format($c$
 # Written at every start of this compute.
 port = %s
@@ -65,28 +86,195 @@ max_replication_slots = 10
 password_encryption = 'scram-sha-256'
 log_line_prefix = '%%m [%%p] %%b '
 logging_collector = off
-$c$, (spec->>'port')::int, spec->>'host', sockets);
+$c$, (spec->>'port')::int, spec->>'host', current_setting('neon_compute_tools.base_directory'));
 	FOR setting IN SELECT key, value FROM jsonb_each_text(coalesce(spec->'settings', '{}')) LOOP
 		IF setting.key !~ '^[a-z_][a-z0-9_.]*$' THEN
 			RAISE EXCEPTION 'invalid setting name "%"', setting.key USING ERRCODE = 'invalid_name';
 		END IF;
 		conf := conf || format(E'%s = %L\n', setting.key, setting.value);
 	END LOOP;
-	conf := conf || format($c$neon.tenant_id = %L
+	RETURN conf || format($c$neon.tenant_id = %L
 neon.timeline_id = %L
 neon.pageserver_connstring = %L
 neon.safekeepers = %L
 neon.start_lsn = %L
 neon.controller_connstring = %L
-$c$, spec->>'tenant', spec->>'timeline', spec->>'pageserver', spec->>'safekeepers', x.lsn::text, spec->>'controller');
-	PERFORM @extschema@.create_data_directory(spec->>'name', spec->>'pageserver', spec->>'tenant', spec->>'timeline',
-		x.lsn, coalesce(x.prev_lsn, '0/0'), conf, E'local all all trust\nlocal replication all trust\n'
-		'host all all 0.0.0.0/0 scram-sha-256\nhost all all ::/0 scram-sha-256\n'
-		'host replication all 0.0.0.0/0 scram-sha-256\nhost replication all ::/0 scram-sha-256\n');
-	PERFORM @extschema@.clear_port((spec->>'port')::int);
-	PERFORM @extschema@.start_process(spec->>'name');
-	RETURN jsonb_build_object('lsn', x.lsn, 'pid', @extschema@.process_pid(spec->>'name'));
+$c$, spec->>'tenant', spec->>'timeline', spec->>'pageserver', spec->>'safekeepers', x::text, spec->>'controller');
 END $$;
-COMMENT ON FUNCTION start_compute(jsonb) IS 'start a compute from nothing: elect, base backup, start';
+
+CREATE FUNCTION compute_hba() RETURNS text LANGUAGE sql IMMUTABLE AS $$
+	SELECT E'local all all trust\nlocal replication all trust\n'
+		'host all all 0.0.0.0/0 scram-sha-256\nhost all all ::/0 scram-sha-256\n'
+		'host replication all 0.0.0.0/0 scram-sha-256\nhost replication all ::/0 scram-sha-256\n';
+$$;
+
+-- ---------------------------------------------------------------- the provider "local": processes of this host
+
+-- The timeline of the compute whose directory this is, NULL when there is none.
+CREATE FUNCTION local_timeline(name text) RETURNS text LANGUAGE sql AS $$
+	SELECT substring(pg_read_file(format('%s/%s/postgresql.conf', current_setting('neon_compute_tools.base_directory'), name), 0, 1000000, true)
+		FROM 'neon\.timeline_id = ''([0-9a-f]{32})''');
+$$;
+
+-- Elect on the safekeepers.
+CREATE FUNCTION local_sync(spec jsonb, OUT lsn pg_lsn, OUT prev_lsn pg_lsn) LANGUAGE sql AS $$
+	SELECT lsn, coalesce(prev_lsn, '0/0') FROM @extschema@.sync_safekeepers(spec->>'tenant', spec->>'timeline', spec->>'safekeepers',
+		(spec->>'start_lsn')::pg_lsn, spec->>'system_id', (spec->>'wal_seg_size')::int, 30000);
+$$;
+
+-- In the directory it was stopped in.  why is NULL when it runs; tried: a server was started, and may have written.
+CREATE FUNCTION local_start_warm(spec jsonb, x pg_lsn, prev pg_lsn, OUT why text, OUT tried bool) LANGUAGE plpgsql AS $$
+DECLARE compute text := spec->>'name';
+BEGIN
+	tried := false;
+	why := @extschema@.open_directory(compute, spec->>'tenant', spec->>'timeline', x, prev);
+	IF why IS NULL THEN
+		PERFORM @extschema@.write_configuration(compute, @extschema@.compute_conf(spec, x), @extschema@.compute_hba());
+		tried := true;
+		PERFORM @extschema@.start_process(compute);
+	END IF;
+EXCEPTION WHEN OTHERS THEN
+	why := SQLERRM;
+	RAISE LOG 'compute "%" did not start in the directory it was stopped in: %', compute, why;
+	PERFORM @extschema@.stop_process(compute, 'immediate');
+END $$;
+
+-- Elect; then start what is here if it is what the log ends with, else fetch and start (docs/protocols.md, "Starting a compute").
+CREATE FUNCTION local_start(spec jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+	compute text := spec->>'name';
+	running int;
+	x record;
+	warm record;
+	began timestamptz := clock_timestamp();
+	synced timestamptz;
+	fetched timestamptz;
+BEGIN
+	PERFORM @extschema@.compute_lock(compute);
+	running := @extschema@.process_pid(compute);
+	IF running IS NOT NULL THEN
+		IF @extschema@.local_timeline(compute) IS DISTINCT FROM spec->>'timeline' THEN
+			RAISE EXCEPTION 'compute "%" runs on another timeline', compute USING ERRCODE = 'object_in_use', HINT = 'Stop it first.';
+		END IF;
+		RETURN jsonb_build_object('pid', running, 'started', false);
+	END IF;
+	SELECT * INTO STRICT x FROM @extschema@.local_sync(spec);
+	PERFORM @extschema@.clear_port((spec->>'port')::int);
+	synced := clock_timestamp();
+	fetched := synced;
+	SELECT * INTO STRICT warm FROM @extschema@.local_start_warm(spec, x.lsn, x.prev_lsn);
+	IF warm.why IS NOT NULL THEN
+		IF warm.tried THEN
+			SELECT * INTO STRICT x FROM @extschema@.local_sync(spec);
+			synced := clock_timestamp();
+		END IF;
+		PERFORM @extschema@.forget_dead_process(compute);
+		PERFORM @extschema@.create_data_directory(compute, spec->>'pageserver', spec->>'tenant', spec->>'timeline',
+			x.lsn, x.prev_lsn, @extschema@.compute_conf(spec, x.lsn), @extschema@.compute_hba());
+		fetched := clock_timestamp();
+		PERFORM @extschema@.start_process(compute);
+	END IF;
+	RETURN jsonb_build_object('lsn', x.lsn, 'pid', @extschema@.process_pid(compute), 'started', true,
+		'warm', warm.why IS NULL, 'not_warm', warm.why,
+		'sync_ms', round(extract(epoch FROM synced - began) * 1000, 1), 'fetch_ms', round(extract(epoch FROM fetched - synced) * 1000, 1),
+		'start_ms', round(extract(epoch FROM clock_timestamp() - fetched) * 1000, 1));
+END $$;
+COMMENT ON FUNCTION local_start(jsonb) IS
+	'start a compute as a process of this host, where it was stopped if the timeline has not moved, else from nothing; done if it runs';
+
+CREATE FUNCTION local_stop(name text, mode text = 'fast') RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+	stopped bool;
+	warm bool := false;
+BEGIN
+	PERFORM @extschema@.compute_lock(name);
+	stopped := @extschema@.stop_process(name, mode);
+	BEGIN
+		warm := @extschema@.seal_directory(name);
+	EXCEPTION WHEN OTHERS THEN
+		RAISE LOG 'compute "%" will start from nothing: %', name, SQLERRM;
+	END;
+	RETURN jsonb_build_object('stopped', stopped, 'warm', warm);
+END $$;
+COMMENT ON FUNCTION local_stop(text, text) IS 'stop a compute of this host';
+
+CREATE FUNCTION local_status(name text) RETURNS jsonb LANGUAGE sql AS $$
+	SELECT jsonb_build_object('pid', @extschema@.process_pid(name), 'timeline', @extschema@.local_timeline(name));
+$$;
+COMMENT ON FUNCTION local_status(text) IS 'pid (null when it does not run) and timeline of a compute of this host';
+
+CREATE FUNCTION local_drop(name text) RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM @extschema@.local_stop(name, 'fast');
+	PERFORM @extschema@.forget_dead_process(name);
+	PERFORM @extschema@.drop_data_directory(name);
+	RETURN '{}';
+END $$;
+COMMENT ON FUNCTION local_drop(text) IS 'stop a compute of this host and remove what it has here';
+
+-- ---------------------------------------------------------------- providers
+
+CREATE TABLE providers (
+	name text PRIMARY KEY,
+	start_function text NOT NULL,		-- (spec jsonb) returns jsonb: lsn, pid, started, and host and port where they differ from the spec's
+	stop_function text NOT NULL,		-- (name text, mode text) returns jsonb: stopped
+	status_function text NOT NULL,		-- (name text) returns jsonb: pid, null when it does not run
+	drop_function text NOT NULL			-- (name text) returns jsonb
+);
+COMMENT ON TABLE providers IS 'what can run a compute: functions that are called for it; a row more is a provider more';
+INSERT INTO providers VALUES ('local', '@extschema@.local_start', '@extschema@.local_stop', '@extschema@.local_status', '@extschema@.local_drop');
+SELECT pg_catalog.pg_extension_config_dump('providers', 'WHERE name <> ''local''');
+
+CREATE FUNCTION find_provider(name text) RETURNS providers LANGUAGE plpgsql STABLE AS $$
+DECLARE p @extschema@.providers;
+BEGIN
+	SELECT * INTO p FROM @extschema@.providers x WHERE x.name = coalesce(find_provider.name, 'local');
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'there is no provider "%" on this host', name USING ERRCODE = 'undefined_object',
+			HINT = 'See neon_compute_tools.providers for those there are.';
+	END IF;
+	RETURN p;
+END $$;
+
+CREATE FUNCTION start_compute(spec jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+	p @extschema@.providers := @extschema@.find_provider(spec->>'provider');
+	r jsonb;
+BEGIN
+	EXECUTE format('SELECT %s($1)', p.start_function) INTO r USING spec;
+	RETURN r;
+END $$;
+COMMENT ON FUNCTION start_compute(jsonb) IS 'start a compute and return when it takes connections; nothing to do if it runs';
+
+CREATE FUNCTION stop_compute(name text, mode text = 'fast', provider text = NULL) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+	p @extschema@.providers := @extschema@.find_provider(provider);
+	r jsonb;
+BEGIN
+	EXECUTE format('SELECT %s($1, $2)', p.stop_function) INTO r USING name, mode;
+	RETURN r;
+END $$;
+COMMENT ON FUNCTION stop_compute(text, text, text) IS 'stop a compute and return when it has ended';
+
+CREATE FUNCTION compute_status(name text, provider text = NULL) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+	p @extschema@.providers := @extschema@.find_provider(provider);
+	r jsonb;
+BEGIN
+	EXECUTE format('SELECT %s($1)', p.status_function) INTO r USING name;
+	RETURN r;
+END $$;
+COMMENT ON FUNCTION compute_status(text, text) IS 'what a compute does: its pid is null when it does not run';
+
+CREATE FUNCTION drop_compute(name text, provider text = NULL) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+	p @extschema@.providers := @extschema@.find_provider(provider);
+	r jsonb;
+BEGIN
+	EXECUTE format('SELECT %s($1)', p.drop_function) INTO r USING name;
+	RETURN r;
+END $$;
+COMMENT ON FUNCTION drop_compute(text, text) IS 'stop a compute and remove it from this host';
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA @extschema@ FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA @extschema@ FROM PUBLIC;

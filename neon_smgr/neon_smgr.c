@@ -13,6 +13,7 @@
  */
 #include "postgres.h"
 
+#include <dirent.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -39,6 +40,7 @@
 #include "pagestore.h"
 #include "pinned_pages.h"
 #include "relation_table.h"
+#include "warm_cache.h"
 
 PG_MODULE_MAGIC;
 
@@ -185,15 +187,40 @@ shmem_request(void)
 	page_truth_request();
 }
 
+/* What the last run has left goes; the page cache's file stays if it was taken over. */
 static void
-make_local_directory(void)
+clear_local_directory(bool keep_cache)
+{
+	DIR		   *dir = AllocateDir(NEON_LOCAL_DIR);
+	struct dirent *entry;
+
+	while (dir != NULL && (entry = ReadDir(dir, NEON_LOCAL_DIR)) != NULL)
+	{
+		char		path[MAXPGPATH * 2];
+		struct stat st;
+
+		if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0 ||
+			(keep_cache && strcmp(entry->d_name, PAGE_CACHE_NAME) == 0))
+			continue;
+		snprintf(path, sizeof(path), "%s/%s", NEON_LOCAL_DIR, entry->d_name);
+		if (lstat(path, &st) != 0 || !(S_ISDIR(st.st_mode) ? rmtree(path, true) : unlink(path) == 0))
+			ereport(FATAL, (errcode_for_file_access(), errmsg("could not remove \"%s\" of the last run: %m", path)));
+	}
+	if (dir != NULL)
+		FreeDir(dir);
+}
+
+static void
+make_local_directory(bool keep_cache)
 {
 	struct stat st;
 
-	if (stat(NEON_LOCAL_DIR, &st) == 0 && !rmtree(NEON_LOCAL_DIR, true))
-		ereport(FATAL, (errmsg("could not remove the directory \"%s\" of the last run", NEON_LOCAL_DIR)));
-	if (MakePGDirectory(NEON_LOCAL_DIR) < 0 || MakePGDirectory(NEON_LOCAL_DIR "/pinned") < 0)
+	if (stat(NEON_LOCAL_DIR, &st) == 0)
+		clear_local_directory(keep_cache);
+	else if (MakePGDirectory(NEON_LOCAL_DIR) < 0)
 		ereport(FATAL, (errcode_for_file_access(), errmsg("could not create directory \"%s\": %m", NEON_LOCAL_DIR)));
+	if (MakePGDirectory(NEON_LOCAL_DIR "/pinned") < 0)
+		ereport(FATAL, (errcode_for_file_access(), errmsg("could not create directory \"%s\": %m", NEON_LOCAL_DIR "/pinned")));
 }
 
 static void
@@ -226,11 +253,15 @@ shmem_startup(void)
 			pg_atomic_init_u64(&neon_smgr_shared->counters[i], 0);
 		neon_smgr_shared->report = self_check;
 		neon_smgr_shared->start_lsn = read_start_lsn();
-		make_local_directory();
 	}
 	last_written_init();
 	relation_table_init(!found);
 	page_cache_init();
+	if (!IsUnderPostmaster)
+	{
+		make_local_directory(warm_cache_load());
+		warm_cache_register();
+	}
 	pinned_pages_init();
 	page_class_init();
 	page_truth_init();

@@ -23,7 +23,7 @@ extern int	neon_file_cache_size_limit_mb;
 extern int	neon_max_relations;
 extern int	neon_pageserver_timeout_ms;
 
-#define NEON_LOCAL_DIR	"neon"	/* in the data directory: page cache and pinned pages, removed at every start */
+#define NEON_LOCAL_DIR	"neon"	/* in the data directory: page cache and pinned pages; warm_cache.c says what outlives a stop */
 
 /* ---- counters, for pg_stat_neon_page_cache ---- */
 typedef enum NeonCounter

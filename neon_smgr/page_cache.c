@@ -11,7 +11,10 @@
  * Invariant: a block's copy is its content as last written by the server or as last read from the page source; whoever
  * writes a block elsewhere removes it here first.
  *
- * Crash rule: the file is truncated at every start.
+ * Each slot has the checksum of its page.  A copy that does not fit it is never handed out: it is forgotten where the quorum has the
+ * page's WAL, and an error where it is the only one.
+ *
+ * Crash rule: after a crash the file is worthless and removed.  After a clean stop it may be used again (warm_cache.c).
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -30,7 +33,6 @@
 #include "neon_smgr.h"
 #include "page_cache.h"
 
-#define CACHE_PATH				NEON_LOCAL_DIR "/page_cache"
 #define CACHE_MAX_PARTITIONS	128
 #define CACHE_MIN_PART_SLOTS	16
 #define CACHE_MAX_USAGE			3
@@ -44,6 +46,7 @@ typedef struct CacheSlot
 	bool		used;
 	uint8		usage;			/* clock */
 	int32		next;			/* in its bucket's chain */
+	uint32		crc;			/* of the page */
 	XLogRecPtr	keep_until;
 } CacheSlot;
 
@@ -88,6 +91,17 @@ page_cache_request(void)
 }
 
 void
+page_cache_reset(void)
+{
+	Size		nslots = (Size) npartitions * part_slots;
+
+	memset(slots, 0, nslots * sizeof(CacheSlot));
+	memset(partitions, 0, CACHE_MAX_PARTITIONS * sizeof(CachePartition));
+	for (Size i = 0; i < nslots; i++)
+		buckets[i] = NO_SLOT;
+}
+
+void
 page_cache_init(void)
 {
 	bool		found;
@@ -99,12 +113,7 @@ page_cache_init(void)
 	buckets = ShmemInitStruct("neon page cache buckets", Max(nslots * sizeof(int32), 1), &found);
 	partitions = ShmemInitStruct("neon page cache partitions", CACHE_MAX_PARTITIONS * sizeof(CachePartition), &found);
 	if (!found)
-	{
-		memset(slots, 0, nslots * sizeof(CacheSlot));
-		memset(partitions, 0, CACHE_MAX_PARTITIONS * sizeof(CachePartition));
-		for (Size i = 0; i < nslots; i++)
-			buckets[i] = NO_SLOT;
-	}
+		page_cache_reset();
 	locks = GetNamedLWLockTranche("neon_page_cache");
 }
 
@@ -195,11 +204,11 @@ cache_file(void)
 {
 	if (cache_fd < 0)
 	{
-		cache_fd = BasicOpenFile(CACHE_PATH, O_RDWR | O_CREAT | PG_BINARY);
+		cache_fd = BasicOpenFile(PAGE_CACHE_PATH, O_RDWR | O_CREAT | PG_BINARY);
 		if (cache_fd < 0)
 			ereport(ERROR,
 					(errcode_for_file_access(),
-					 errmsg("could not open file \"%s\": %m", CACHE_PATH)));
+					 errmsg("could not open file \"%s\": %m", PAGE_CACHE_PATH)));
 	}
 	return cache_fd;
 }
@@ -219,6 +228,23 @@ page_cache_has(const NeonRel *rel, int fork, BlockNumber block)
 	return found;
 }
 
+/* ERROR where there is no other copy, or where the file cannot be read at all. */
+static void
+report_bad_copy(const NeonRel *rel, BlockNumber block, ssize_t n, bool only_copy)
+{
+	if (n < 0)
+		ereport(ERROR,
+				(errcode_for_file_access(),
+				 errmsg("could not read block %u of relation %u/%u/%u from file \"%s\": %m",
+						block, rel->spc, rel->db, rel->rel, PAGE_CACHE_PATH)));
+	ereport(only_copy ? ERROR : LOG,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("the copy of block %u of relation %u/%u/%u in file \"%s\" is damaged",
+					block, rel->spc, rel->db, rel->rel, PAGE_CACHE_PATH),
+			 only_copy ? errhint("Stop the compute in immediate mode and start the endpoint again.") :
+			 errdetail("It is read from the pageserver instead.")));
+}
+
 bool
 page_cache_get(const NeonRel *rel, int fork, BlockNumber block, char *page)
 {
@@ -236,18 +262,14 @@ page_cache_get(const NeonRel *rel, int fork, BlockNumber block, char *page)
 	{
 		ssize_t		n = pread(fd, page, BLCKSZ, (off_t) slot * BLCKSZ);
 
-		if (n != BLCKSZ)
+		if (n != BLCKSZ || neon_crc32c(0, page, BLCKSZ) != slots[slot].crc)
 		{
 			bool		only_copy = slots[slot].keep_until > neon_commit_lsn();
 			int			save_errno = errno;
 
 			LWLockRelease(p.lock);
 			errno = save_errno;
-			if (only_copy || n < 0)
-				ereport(ERROR,
-						(errcode_for_file_access(),
-						 errmsg("could not read block %u of relation %u/%u/%u from file \"%s\": %m",
-								block, rel->spc, rel->db, rel->rel, CACHE_PATH)));
+			report_bad_copy(rel, block, n, only_copy);
 			page_cache_remove(rel, fork, block);
 			return false;
 		}
@@ -290,7 +312,10 @@ page_cache_put(const NeonRel *rel, int fork, BlockNumber block, const char *page
 	{
 		ok = pwrite(fd, page, BLCKSZ, (off_t) slot * BLCKSZ) == BLCKSZ;
 		if (ok)
+		{
+			slots[slot].crc = neon_crc32c(0, page, BLCKSZ);
 			slots[slot].keep_until = keep_until;
+		}
 		else
 			unlink_slot(slot);
 	}
@@ -349,6 +374,57 @@ page_cache_remove_relation(const NeonRel *rel)
 {
 	if (part_slots > 0)
 		remove_matching(rel, -1, 0);
+}
+
+void
+page_cache_remove_database(uint32 db)
+{
+	for (int part = 0; part_slots > 0 && part < npartitions; part++)
+	{
+		LWLockAcquire(&locks[part].lock, LW_EXCLUSIVE);
+		for (int32 i = part * part_slots; partitions[part].used > 0 && i < (part + 1) * part_slots; i++)
+			if (slots[i].used && slots[i].rel.db == db)
+				unlink_slot(i);
+		LWLockRelease(&locks[part].lock);
+	}
+}
+
+CacheGeometry
+page_cache_geometry(void)
+{
+	return (CacheGeometry) {.partitions = npartitions,.partition_slots = part_slots};
+}
+
+int64
+page_cache_list(CachedPage *list, int64 max)
+{
+	int64		n = 0;
+
+	for (int32 i = 0; i < npartitions * part_slots && n < max; i++)
+	{
+		const CacheSlot *s = &slots[i];
+
+		if (s->used)
+			list[n++] = (CachedPage) {.rel = s->rel,.block = s->block,.slot = i,.fork = s->fork,.crc = s->crc};
+	}
+	return n;
+}
+
+bool
+page_cache_adopt(const CachedPage *page)
+{
+	CachePlace	p = place_of(&page->rel, page->fork, page->block);
+	CacheSlot  *s;
+
+	if (page->slot < 0 || page->slot >= npartitions * part_slots || page->slot / part_slots != p.part || page->fork >= NEON_FORKS)
+		return false;
+	s = &slots[page->slot];
+	if (s->used || find_slot(&p, &page->rel, page->fork, page->block) != NO_SLOT)
+		return false;
+	*s = (CacheSlot) {.rel = page->rel,.block = page->block,.fork = page->fork,.used = true,.usage = 1,.next = *p.bucket,.crc = page->crc};
+	*p.bucket = page->slot;
+	partitions[p.part].used++;
+	return true;
 }
 
 void

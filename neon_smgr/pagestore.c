@@ -385,6 +385,7 @@ pagestore_drop_database(uint32 db)
 	for (int i = 0; i < count; i++)
 		pagestore_drop(&list[i].rel);
 	pfree(list);
+	page_cache_remove_database(db);
 }
 
 int64

@@ -28,6 +28,7 @@
 
 #define NEON_RELATION_PARTITIONS	16
 #define NEON_RELATION_EVICT_BATCH	8
+#define NEON_RELATION_FIRST			64	/* entries a partition begins with: touching all memory would be most of a start */
 #define SETTLE_MS					1000	/* after which the page source is expected to have ingested a growth */
 
 static HTAB *tables[NEON_RELATION_PARTITIONS];
@@ -61,7 +62,7 @@ relation_table_init(bool first)
 		char		name[48];
 
 		snprintf(name, sizeof(name), "neon relations %d", i);
-		tables[i] = ShmemInitHash(name, partition_capacity(), partition_capacity(), &ctl, HASH_ELEM | HASH_BLOBS | HASH_FIXED_SIZE);
+		tables[i] = ShmemInitHash(name, NEON_RELATION_FIRST, partition_capacity(), &ctl, HASH_ELEM | HASH_BLOBS);
 	}
 	locks = GetNamedLWLockTranche("neon_relation_table");
 }
@@ -126,21 +127,22 @@ static RelationInfo *
 get_entry(const NeonRel *rel)
 {
 	HTAB	   *table = tables[partition_of(rel)];
-	bool		found;
-	RelationInfo *entry = hash_search(table, rel, HASH_ENTER_NULL, &found);
+	RelationInfo *entry = hash_search(table, rel, HASH_FIND, NULL);
 
+	if (entry != NULL)
+		return entry;
+	/* The table could grow further than was asked for, into memory that others count on. */
+	if (hash_get_num_entries(table) < partition_capacity() || evict_unchanged(table) > 0)
+		entry = hash_search(table, rel, HASH_ENTER_NULL, NULL);
 	if (entry == NULL && evict_unchanged(table) > 0)
-		entry = hash_search(table, rel, HASH_ENTER_NULL, &found);
+		entry = hash_search(table, rel, HASH_ENTER_NULL, NULL);
 	if (entry == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("too many relations have been changed since this compute was started"),
 				 errhint("Increase \"neon.max_relations\" (now %d) and restart the compute.", neon_max_relations)));
-	if (!found)
-	{
-		memset(entry, 0, sizeof(*entry));
-		entry->rel = *rel;
-	}
+	memset(entry, 0, sizeof(*entry));
+	entry->rel = *rel;
 	return entry;
 }
 

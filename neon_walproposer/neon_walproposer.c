@@ -21,6 +21,8 @@
 #include "utils/guc.h"
 
 #include "neon_core.h"
+#include "neon_wal.h"
+#include "neon_warm.h"
 #include "walproposer.h"
 
 PG_MODULE_MAGIC;
@@ -117,10 +119,10 @@ make_secret(char text[WP_SECRET_TEXT])
 }
 
 /*
- * A directory may be started once.  What a server has written after X is in its files, whether the quorum has it or not:
- * a second start would show it to clients before the quorum has it, if it ever gets it.  The same check ends a compute
- * that would otherwise recover from the crash of one of its processes.  After X comes at most the fabricated checkpoint,
- * which begins at the first place after X where a record can.
+ * A directory may be started from two places only: its base backup, whose fabricated checkpoint begins at the first place after X
+ * where a record can; or a clean stop whose shutdown checkpoint ends exactly at X.  What a server has written beyond X is in its
+ * files, whether the quorum has it or not: a start would show it to clients before the quorum has it, if it ever gets it.
+ * The same check ends a compute that would otherwise recover from the crash of one of its processes.
  */
 static void
 check_data_directory(void)
@@ -133,11 +135,13 @@ check_data_directory(void)
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("the control file has a wrong checksum")));
 	if ((control->state != DB_SHUTDOWNED && control->state != DB_SHUTDOWNED_IN_RECOVERY) ||
-		control->checkPoint > neon_lsn_record_start(wp_start_lsn, control->xlog_seg_size))
+		(control->checkPoint != neon_lsn_record_start(wp_start_lsn, control->xlog_seg_size) &&
+		 neon_wal_record_end(control->checkPoint, NEON_SHUTDOWN_RECORD_BYTES, control->xlog_seg_size) != wp_start_lsn))
 		ereport(FATAL,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("this data directory has been used since its base backup at %X/%X", LSN_FORMAT_ARGS(wp_start_lsn)),
-				 errdetail("Its last checkpoint is at %X/%X.", LSN_FORMAT_ARGS(control->checkPoint)),
+				 errmsg("this data directory cannot be started at %X/%X", LSN_FORMAT_ARGS(wp_start_lsn)),
+				 errdetail("It has been used since its base backup, or is of another position: its last checkpoint is at %X/%X.",
+						   LSN_FORMAT_ARGS(control->checkPoint)),
 				 errhint("Start the endpoint again from a new base backup.")));
 	pfree(control);
 }

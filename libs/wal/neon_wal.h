@@ -134,6 +134,9 @@ extern neon_lsn neon_wal_fabricate(neon_lsn at, neon_lsn prev, uint8_t rmid, uin
 								   uint64_t system_id, uint32_t timeline, uint32_t segment_bytes,
 								   uint8_t *out, size_t out_cap, uint32_t *segment_count);
 
+/* Where a record of len bytes that starts at `start` ends, headers of further pages counted. */
+extern neon_lsn neon_wal_record_end(neon_lsn start, uint32_t len, uint32_t segment_bytes);
+
 /*
  * The page headers that a log which begins at `at` needs before its first byte, so that stock readers accept
  * the segment: the long header of the segment's first page and the header of at's own page.  Offsets in the

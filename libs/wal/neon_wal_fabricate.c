@@ -88,9 +88,8 @@ put_record_bytes(target *t, const void *bytes, size_t len)
 	}
 }
 
-/* Where a record of len bytes that starts at `start` ends, headers of further pages counted. */
-static neon_lsn
-record_end(neon_lsn start, uint32_t len, uint32_t segment_bytes)
+neon_lsn
+neon_wal_record_end(neon_lsn start, uint32_t len, uint32_t segment_bytes)
 {
 	neon_lsn	at = start;
 
@@ -149,7 +148,7 @@ neon_wal_fabricate(neon_lsn at, neon_lsn prev, uint8_t rmid, uint8_t info,
 		return 0;
 	head_len = put_record_header(head, prev, rmid, info, payload_len);
 	t.left = (uint32_t) head_len + payload_len;
-	end = record_end(start, t.left, segment_bytes);
+	end = neon_wal_record_end(start, t.left, segment_bytes);
 	*segment_count = (uint32_t) ((end - t.base + segment_bytes - 1) / segment_bytes);
 	if ((uint64_t) *segment_count * segment_bytes > out_cap)
 		return 0;

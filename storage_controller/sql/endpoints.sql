@@ -1,6 +1,8 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- ---------------------------------------------------------------- endpoints
 
+ALTER TABLE endpoints ADD COLUMN last_start jsonb;	-- how the last start went: where it began, how long its parts took
+
 -- The endpoint's own server, as its administrator: over the socket that only this host's owner can open.
 CREATE FUNCTION endpoint_admin(e endpoints) RETURNS text LANGUAGE sql STABLE AS $$
 	SELECT format('host=%s port=%s user=postgres dbname=postgres',
@@ -16,41 +18,105 @@ CREATE FUNCTION endpoint_uri(e endpoints) RETURNS text LANGUAGE sql STABLE AS $$
 	FROM @extschema@.tenants t WHERE t.id = e.tenant;
 $$;
 
-CREATE FUNCTION start_endpoint(tenant_id text, endpoint text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-	t @extschema@.tenants := @extschema@.lock_tenant(tenant_id);
-	e @extschema@.endpoints := @extschema@.find_endpoint(tenant_id, endpoint);
-	tl @extschema@.timelines;
-	ps @extschema@.nodes;
-	c @extschema@.nodes;
-	ctl @extschema@.nodes;
+-- Timelines that all of these safekeepers have confirmed to have, so that a start need not tell them again.
+CREATE TABLE told_safekeepers (
+	timeline text PRIMARY KEY REFERENCES timelines ON DELETE CASCADE,
+	safekeepers text[] NOT NULL
+);
+
+CREATE FUNCTION tell_safekeepers(tl timelines, again bool = false) RETURNS bool LANGUAGE plpgsql AS $$
 BEGIN
-	IF @extschema@.endpoint_pid(e) IS NOT NULL THEN
-		UPDATE @extschema@.endpoints SET wanted = 'running' WHERE tenant = e.tenant AND name = e.name;
-		RETURN @extschema@.endpoint_uri(e);
+	IF NOT again AND EXISTS (SELECT FROM @extschema@.told_safekeepers x WHERE x.timeline = tl.id AND x.safekeepers = tl.safekeepers) THEN
+		RETURN false;
 	END IF;
-	SELECT * INTO STRICT tl FROM @extschema@.timelines WHERE id = e.timeline;
-	SELECT * INTO STRICT ps FROM @extschema@.nodes WHERE name = tl.pageserver;
-	SELECT * INTO STRICT ctl FROM @extschema@.nodes WHERE role = 'controller' ORDER BY node_id LIMIT 1;
-	PERFORM @extschema@.ensure_on_safekeepers(tl);
-	-- a killed server leaves its pid file; the directory is made anew anyway
-	PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.forget_dead_process($1)', e.directory);
-	PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.start_compute($1)', jsonb_build_object(
+	IF @extschema@.ensure_on_safekeepers(tl) THEN
+		INSERT INTO @extschema@.told_safekeepers VALUES (tl.id, tl.safekeepers)
+		ON CONFLICT (timeline) DO UPDATE SET safekeepers = excluded.safekeepers;
+	END IF;
+	RETURN true;
+END $$;
+COMMENT ON FUNCTION tell_safekeepers(timelines, bool) IS 'tell a timeline''s safekeepers of it, unless all of them have confirmed it; false when there was nothing to do';
+
+-- What one session does to an endpoint's server at a time; taken before any row lock.  Others wait here, and not at the tenant's row.
+CREATE FUNCTION endpoint_lock(tenant_id text, endpoint text) RETURNS void LANGUAGE sql AS $$
+	SELECT pg_advisory_xact_lock(hashtextextended(format('neon endpoint %s %s', tenant_id, endpoint), 0));
+$$;
+
+CREATE FUNCTION notify_endpoint(e endpoints) RETURNS void LANGUAGE sql AS $$
+	SELECT pg_notify('neon_proxy', format('endpoint %s-%s', e.name, left(e.tenant, 8)));
+$$;
+COMMENT ON FUNCTION notify_endpoint(endpoints) IS 'tell proxies that an endpoint has changed';
+
+CREATE FUNCTION look_up_endpoint(tenant_id text, endpoint text) RETURNS endpoints LANGUAGE plpgsql AS $$
+DECLARE e @extschema@.endpoints;
+BEGIN
+	SELECT * INTO e FROM @extschema@.endpoints WHERE tenant = tenant_id AND name = endpoint;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'endpoint "%" does not exist', endpoint USING ERRCODE = 'NE004', HINT = 'See neon_endpoints for those there are.';
+	END IF;
+	RETURN e;
+END $$;
+
+-- What a compute host is told to start.
+CREATE FUNCTION compute_spec(e endpoints, tl timelines) RETURNS jsonb LANGUAGE sql STABLE AS $$
+	SELECT jsonb_build_object(
 		'name', e.directory, 'tenant', tl.tenant, 'timeline', tl.id, 'start_lsn', tl.start_lsn, 'system_id', tl.system_id,
 		'wal_seg_size', tl.wal_seg_size, 'safekeepers', @extschema@.safekeepers_setting(tl),
 		'pageserver', @extschema@.tenant_connstring(ps, t), 'controller', @extschema@.tenant_connstring(ctl, t),
-		'host', e.host, 'port', e.port, 'settings', e.settings)::text);
-	UPDATE @extschema@.endpoints SET wanted = 'running', started_at = clock_timestamp() WHERE tenant = e.tenant AND name = e.name;
+		'host', e.host, 'port', e.port, 'settings', e.settings)
+	FROM @extschema@.tenants t, @extschema@.nodes ps,
+		(SELECT * FROM @extschema@.nodes WHERE role = 'controller' ORDER BY node_id LIMIT 1) ctl
+	WHERE t.id = e.tenant AND ps.name = tl.pageserver;
+$$;
+
+-- Any number of callers cause one start: they queue at the endpoint's lock, and see that it was started meanwhile.
+CREATE FUNCTION start_endpoint(tenant_id text, endpoint text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	before @extschema@.endpoints := @extschema@.look_up_endpoint(tenant_id, endpoint);
+	e @extschema@.endpoints;
+	tl @extschema@.timelines;
+	told bool;
+	r jsonb;
+BEGIN
+	PERFORM @extschema@.endpoint_lock(tenant_id, endpoint);
+	e := @extschema@.look_up_endpoint(tenant_id, endpoint);
+	IF e.wanted = 'running' AND e.started_at IS DISTINCT FROM before.started_at THEN
+		RETURN @extschema@.endpoint_uri(e);
+	END IF;
+	PERFORM FROM @extschema@.tenants WHERE id = tenant_id FOR SHARE;	-- changes of the tenant wait, other starts do not
+	e := @extschema@.find_endpoint(tenant_id, endpoint);
+	SELECT * INTO STRICT tl FROM @extschema@.timelines WHERE id = e.timeline;
+	told := @extschema@.tell_safekeepers(tl);
+	BEGIN
+		SELECT x -> 'r' INTO STRICT r FROM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.start_compute($1) AS r',
+			@extschema@.compute_spec(e, tl)::text) x;
+	EXCEPTION WHEN connection_failure OR object_not_in_prerequisite_state THEN
+		-- a safekeeper that has lost its disk does not know the timeline any more
+		IF told THEN
+			RAISE;
+		END IF;
+		PERFORM @extschema@.tell_safekeepers(tl, again => true);
+		SELECT x -> 'r' INTO STRICT r FROM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.start_compute($1) AS r',
+			@extschema@.compute_spec(e, tl)::text) x;
+	END;
+	UPDATE @extschema@.endpoints x SET wanted = 'running', started_at = CASE WHEN (r ->> 'started')::bool THEN clock_timestamp() ELSE x.started_at END,
+		last_start = CASE WHEN (r ->> 'started')::bool THEN r ELSE x.last_start END
+	WHERE x.tenant = e.tenant AND x.name = e.name;
+	PERFORM @extschema@.notify_endpoint(e);
 	RETURN @extschema@.endpoint_uri(e);
 END $$;
-COMMENT ON FUNCTION start_endpoint(text, text) IS 'start an endpoint from nothing, if it does not run';
+COMMENT ON FUNCTION start_endpoint(text, text) IS 'start an endpoint if it does not run; returns its URI when it takes connections';
 
 CREATE FUNCTION suspend_endpoint(tenant_id text, endpoint text, mode text = 'fast') RETURNS void LANGUAGE plpgsql AS $$
-DECLARE e @extschema@.endpoints := @extschema@.find_endpoint(tenant_id, endpoint);
+DECLARE e @extschema@.endpoints := @extschema@.look_up_endpoint(tenant_id, endpoint);
 BEGIN
-	PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.stop_process($1, $2)', e.directory, mode);
+	PERFORM @extschema@.endpoint_lock(tenant_id, endpoint);
+	e := @extschema@.find_endpoint(tenant_id, endpoint);
+	PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.stop_compute($1, $2)', e.directory, mode);
 	UPDATE @extschema@.endpoints SET wanted = 'suspended' WHERE tenant = e.tenant AND name = e.name;
+	PERFORM @extschema@.notify_endpoint(e);
 END $$;
+COMMENT ON FUNCTION suspend_endpoint(text, text, text) IS 'stop an endpoint''s server; its branch stays, and the next start finds everything';
 
 CREATE FUNCTION create_endpoint(tenant_id text, endpoint text, branch text = NULL, settings jsonb = '{}') RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
@@ -87,10 +153,11 @@ BEGIN
 END $$;
 
 CREATE FUNCTION drop_endpoint(tenant_id text, endpoint text) RETURNS void LANGUAGE plpgsql AS $$
-DECLARE e @extschema@.endpoints := @extschema@.find_endpoint(tenant_id, endpoint);
+DECLARE e @extschema@.endpoints := @extschema@.look_up_endpoint(tenant_id, endpoint);
 BEGIN
-	PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.stop_process($1, $2)', e.directory, 'fast');
-	PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.forget_dead_process($1)', e.directory);
-	PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.drop_data_directory($1)', e.directory);
+	PERFORM @extschema@.endpoint_lock(tenant_id, endpoint);
+	e := @extschema@.find_endpoint(tenant_id, endpoint);
+	PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.drop_compute($1)', e.directory);
+	PERFORM @extschema@.notify_endpoint(e);
 	DELETE FROM @extschema@.endpoints WHERE tenant = e.tenant AND name = e.name;
 END $$;

@@ -39,8 +39,8 @@ CREATE FUNCTION safekeepers_setting(tl timelines) RETURNS text LANGUAGE sql STAB
 	FROM @extschema@.nodes n, @extschema@.tenants t WHERE n.name = ANY (tl.safekeepers) AND t.id = tl.tenant;
 $$;
 
--- The timeline on its safekeepers; a quorum must answer, one that is away is told at the endpoint's next start.
-CREATE FUNCTION ensure_on_safekeepers(tl timelines) RETURNS void LANGUAGE plpgsql AS $$
+-- The timeline on its safekeepers; a quorum must answer, one that is away is told at the endpoint's next start.  True: all have it.
+CREATE FUNCTION ensure_on_safekeepers(tl timelines) RETURNS bool LANGUAGE plpgsql AS $$
 DECLARE
 	sk text;
 	ok int := 0;
@@ -65,4 +65,5 @@ BEGIN
 		RAISE EXCEPTION 'only % of % safekeepers can be reached', ok, array_length(tl.safekeepers, 1)
 			USING ERRCODE = 'NE002', DETAIL = why, HINT = 'Start the safekeepers and try again.';
 	END IF;
+	RETURN ok = array_length(tl.safekeepers, 1);
 END $$;

@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "neon_core.h"
+#include "neon_warm.h"
 
 #define SEGMENT	(UINT32_C(1024) * 1024)
 
@@ -225,6 +226,55 @@ crc(void **state)
 						 neon_crc32c(0, data, sizeof(data)));
 }
 
+static void
+warm_header(void **state)
+{
+	const char *tenant = "00112233445566778899aabbccddeeff",
+			   *timeline = "ffeeddccbbaa99887766554433221100",
+			   *boot = "01234567-89ab-cdef-0123-456789abcdef";
+	neon_warm_header h,
+				bad;
+
+	memset(&h, 0, sizeof(h));
+	memcpy(h.tenant, tenant, sizeof(h.tenant));
+	memcpy(h.timeline, timeline, sizeof(h.timeline));
+	memcpy(h.boot_id, boot, sizeof(h.boot_id));
+	h.checkpoint_lsn = 1000;
+	h.end_lsn = 1120;
+	neon_warm_finish(&h);
+	assert_true(neon_warm_valid(&h));
+	assert_true(neon_warm_matches(&h, tenant, timeline, boot));
+	assert_false(neon_warm_matches(&h, timeline, timeline, boot));
+	assert_false(neon_warm_matches(&h, tenant, tenant, boot));
+	assert_false(neon_warm_matches(&h, tenant, timeline, "01234567-89ab-cdef-0123-456789abcdee"));
+
+	/* no byte can change unnoticed */
+	for (size_t i = 0; i < sizeof(h); i++)
+		for (int bit = 0; bit < 8; bit++)
+		{
+			bad = h;
+			((uint8_t *) &bad)[i] ^= (uint8_t) (1 << bit);
+			assert_false(neon_warm_valid(&bad));
+		}
+	/* nor is one taken that makes no sense, whatever its checksum */
+	bad = h;
+	bad.end_lsn = bad.checkpoint_lsn;
+	neon_warm_finish(&bad);
+	assert_false(neon_warm_valid(&bad));
+	bad = h;
+	bad.tenant[32] = 'x';
+	neon_warm_finish(&bad);
+	assert_false(neon_warm_valid(&bad));
+	bad = h;
+	bad.boot_id[0] = '\0';
+	neon_warm_finish(&bad);
+	assert_false(neon_warm_valid(&bad));
+	bad = h;
+	bad.entries = -1;
+	neon_warm_finish(&bad);
+	assert_false(neon_warm_valid(&bad));
+}
+
 int
 main(void)
 {
@@ -238,6 +288,7 @@ main(void)
 		cmocka_unit_test(writer_bounds),
 		cmocka_unit_test(reader_bounds),
 		cmocka_unit_test(crc),
+		cmocka_unit_test(warm_header),
 	};
 
 	return cmocka_run_group_tests_name("core", tests, NULL, NULL);
