@@ -24,7 +24,22 @@ _PG_init(void)
 	DefineCustomStringVariable("neon_compute_tools.base_directory",
 							   "Directory that holds the data directories of this host's computes.",
 							   NULL, &ct_base_directory, "", PGC_SIGHUP, GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
+	DefineCustomIntVariable("neon_compute_tools.watch_interval", "How often the computes of this host are looked at.",
+							"0 switches it off: crashed computes are not started again, and idle ones not suspended.",
+							&ct_watch_interval_ms, 5000, 0, 3600000, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomStringVariable("neon_compute_tools.controller_connstring",
+							   "Connection string of the controller; empty where it is this server.",
+							   NULL, &ct_controller_connstring, "", PGC_SIGHUP, GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
+	DefineCustomStringVariable("neon_compute_tools.node_name", "Name under which this host is registered at the controller.",
+							   NULL, &ct_node_name, "compute-1", PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomStringVariable("neon_compute_tools.cgroup_directories",
+							   "Directories of control groups in which computes are limited.",
+							   "Each must be writable for this server; those that are not there are passed over.",
+							   &ct_cgroup_directories, "/sys/fs/cgroup/memory/neon,/sys/fs/cgroup/cpu/neon,/sys/fs/cgroup/neon",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
 	MarkGUCPrefixReserved("neon_compute_tools");
+	if (process_shared_preload_libraries_in_progress)
+		ct_register_watcher();
 }
 
 char *

@@ -27,15 +27,28 @@ extern bool ct_process_lives(int pid);	/* and is no zombie */
 extern int	ct_running_pid(const char *dir);
 
 /* Lists of processes of the control groups that a new process shall join. */
-#define CT_MAX_GROUPS	2
+#define CT_MAX_GROUPS	4
 typedef struct CtGroups
 {
 	int			n;
 	char	   *procs[CT_MAX_GROUPS];
 } CtGroups;
 
+/* cgroup.c */
+#define CT_LIMIT_MEMORY	1
+#define CT_LIMIT_CPU	2
+extern char *ct_cgroup_directories;
+extern int	ct_make_groups(const char *name, int memory_mb, int cpu_percent, CtGroups *groups);
+extern void ct_remove_groups(const char *name);
+
 /* Start a server in a data directory; it outlives this one.  Its output is appended to the log.  Returns its pid. */
 extern pid_t ct_spawn_postmaster(const char *dir, const char *log_path, const CtGroups *groups);
+
+/* watch.c */
+extern int	ct_watch_interval_ms;
+extern char *ct_controller_connstring;
+extern char *ct_node_name;
+extern void ct_register_watcher(void);
 
 /* Streaming reader of a ustar archive; writes below `root`. */
 typedef struct TarReader TarReader;

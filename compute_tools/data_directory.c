@@ -134,7 +134,10 @@ ct_create_data_directory(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* (name, conf, hba): the configuration of a directory that is started again */
+/*
+ * (name, conf, hba): the configuration of a directory that is started again.  Settings made with ALTER SYSTEM go, as in a start from
+ * nothing: what an endpoint is set to must not depend on how it was started.
+ */
 Datum
 ct_write_configuration(PG_FUNCTION_ARGS)
 {
@@ -142,6 +145,7 @@ ct_write_configuration(PG_FUNCTION_ARGS)
 
 	replace_file(dir, "postgresql.conf", text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	replace_file(dir, "pg_hba.conf", text_to_cstring(PG_GETARG_TEXT_PP(2)));
+	replace_file(dir, "postgresql.auto.conf", "");
 	PG_RETURN_VOID();
 }
 

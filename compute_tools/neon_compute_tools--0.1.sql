@@ -38,10 +38,10 @@ AS 'MODULE_PATHNAME', 'ct_open_directory' LANGUAGE C STRICT;
 COMMENT ON FUNCTION open_directory(text, text, text, pg_lsn, pg_lsn) IS
 	'NULL if the directory is what the log ends with and is to be started once as it is; else why it is of no use';
 
-CREATE FUNCTION start_process(name text, timeout_ms int = 60000) RETURNS int
+CREATE FUNCTION start_process(name text, timeout_ms int = 60000, memory_mb int = 0, cpu_percent int = 0) RETURNS int
 AS 'MODULE_PATHNAME', 'ct_start_process' LANGUAGE C STRICT;
-COMMENT ON FUNCTION start_process(text, int) IS
-	'start the server in a compute''s data directory and wait until it takes connections; returns its pid';
+COMMENT ON FUNCTION start_process(text, int, int, int) IS
+	'start the server in a compute''s data directory and wait until it takes connections; returns its pid.  Limits of 0 are none';
 
 CREATE FUNCTION stop_process(name text, mode text = 'fast', timeout_ms int = 60000) RETURNS bool
 AS 'MODULE_PATHNAME', 'ct_stop_process' LANGUAGE C STRICT;
@@ -131,7 +131,7 @@ BEGIN
 	IF why IS NULL THEN
 		PERFORM @extschema@.write_configuration(compute, @extschema@.compute_conf(spec, x), @extschema@.compute_hba());
 		tried := true;
-		PERFORM @extschema@.start_process(compute);
+		PERFORM @extschema@.start_process(compute, 60000, coalesce((spec->>'memory_mb')::int, 0), coalesce((spec->>'cpu_percent')::int, 0));
 	END IF;
 EXCEPTION WHEN OTHERS THEN
 	why := SQLERRM;
@@ -172,7 +172,7 @@ BEGIN
 		PERFORM @extschema@.create_data_directory(compute, spec->>'pageserver', spec->>'tenant', spec->>'timeline',
 			x.lsn, x.prev_lsn, @extschema@.compute_conf(spec, x.lsn), @extschema@.compute_hba());
 		fetched := clock_timestamp();
-		PERFORM @extschema@.start_process(compute);
+		PERFORM @extschema@.start_process(compute, 60000, coalesce((spec->>'memory_mb')::int, 0), coalesce((spec->>'cpu_percent')::int, 0));
 	END IF;
 	RETURN jsonb_build_object('lsn', x.lsn, 'pid', @extschema@.process_pid(compute), 'started', true,
 		'warm', warm.why IS NULL, 'not_warm', warm.why,
@@ -211,6 +211,105 @@ BEGIN
 	RETURN '{}';
 END $$;
 COMMENT ON FUNCTION local_drop(text) IS 'stop a compute of this host and remove what it has here';
+
+-- ---------------------------------------------------------------- what the computes of this host do
+
+CREATE FUNCTION query(conninfo text, sql text, timeout_ms int = 5000) RETURNS text
+AS 'MODULE_PATHNAME', 'ct_query' LANGUAGE C STRICT;
+COMMENT ON FUNCTION query(text, text, int) IS 'first column of the first row of a query on a server of this host';
+
+-- What was seen of a running compute, to know what happened since.  Worth nothing after a crash.
+CREATE UNLOGGED TABLE samples (
+	name text PRIMARY KEY,
+	pid int NOT NULL,
+	active_at timestamptz NOT NULL,		-- when it was last busy
+	sessions bigint NOT NULL,			-- that clients have begun since its start
+	activity text						-- what it is busy with
+);
+COMMENT ON TABLE samples IS 'when each running compute was last busy, and with what';
+
+-- Asked in template1, where nobody works, so that the question itself is not among the answers.  A session counts while it does something:
+-- a transaction is activity even when it is idle, an idle session without one is none.  Autovacuum counts while it
+-- vacuums something, not when it looks whether there is anything.  Standbys and subscribers count for as long as they are connected.
+CREATE FUNCTION activity_query() RETURNS text LANGUAGE sql IMMUTABLE AS $f$ SELECT $q$
+	SELECT jsonb_build_object(
+		'activity', (SELECT what FROM (
+			SELECT 1, format('session %s is %s', pid, state) FROM pg_stat_activity
+				WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND state IS DISTINCT FROM 'idle'
+			UNION ALL SELECT 2, format('%s receives the log', coalesce(nullif(application_name, ''), 'a client')) FROM pg_stat_replication
+				WHERE application_name <> 'walproposer'
+			UNION ALL SELECT 3, format('subscription %s is applied', subname) FROM pg_stat_subscription WHERE pid IS NOT NULL
+			UNION ALL SELECT 4, format('%s is running', command) FROM (
+				SELECT 'VACUUM' FROM pg_stat_progress_vacuum UNION ALL SELECT 'ANALYZE' FROM pg_stat_progress_analyze
+				UNION ALL SELECT command FROM pg_stat_progress_create_index UNION ALL SELECT command FROM pg_stat_progress_cluster
+				UNION ALL SELECT command FROM pg_stat_progress_copy) p (command)
+			UNION ALL SELECT 5, format('%s is working', backend_type) FROM pg_stat_activity
+				WHERE backend_type NOT IN ('client backend', 'walsender', 'autovacuum launcher', 'autovacuum worker', 'background writer',
+					'checkpointer', 'walwriter', 'startup', 'archiver', 'logical replication launcher', 'walproposer launcher',
+					'neon pinned page release') AND (state <> 'idle' OR xact_start IS NOT NULL)
+			) a (n, what) ORDER BY n LIMIT 1),
+		'last', greatest(pg_postmaster_start_time(), (SELECT max(state_change) FROM pg_stat_activity WHERE backend_type = 'client backend'
+			AND pid <> pg_backend_pid())),
+		'sessions', (SELECT coalesce(sum(sessions), 0) FROM pg_stat_database WHERE datname IS DISTINCT FROM 'template1'),
+		'now', clock_timestamp())
+$q$ $f$;
+
+-- A compute of which nothing can be learnt is not idle.
+CREATE FUNCTION sample_activity(name text, pid int) RETURNS samples LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+	old @extschema@.samples;
+	new @extschema@.samples;
+	r jsonb;
+	port int;
+BEGIN
+	SELECT * INTO old FROM @extschema@.samples s WHERE s.name = sample_activity.name AND s.pid = sample_activity.pid;
+	new.name := name;
+	new.pid := pid;
+	BEGIN
+		port := split_part(pg_read_file(format('%s/%s/postmaster.pid', current_setting('neon_compute_tools.base_directory'), name)), E'\n', 4);
+		r := @extschema@.query(format('host=%s port=%s user=postgres dbname=template1 application_name=neon_watch',
+			current_setting('neon_compute_tools.base_directory'), port), @extschema@.activity_query());
+		new.activity := r ->> 'activity';
+		new.sessions := r ->> 'sessions';
+	EXCEPTION WHEN OTHERS THEN
+		new.activity := 'it cannot be asked: ' || SQLERRM;
+		new.sessions := coalesce(old.sessions, 0);
+	END;
+	new.active_at := CASE WHEN new.activity IS NOT NULL OR new.sessions <> old.sessions THEN clock_timestamp()
+		ELSE greatest(old.active_at, (r ->> 'last')::timestamptz) END;
+	IF old IS DISTINCT FROM new THEN
+		INSERT INTO @extschema@.samples SELECT new.*
+		ON CONFLICT (name) DO UPDATE SET pid = excluded.pid, active_at = excluded.active_at, sessions = excluded.sessions, activity = excluded.activity;
+	END IF;
+	RETURN new;
+END $$;
+
+-- running; stopped: it has ended as it was told to; crashed: it has not; absent
+CREATE FUNCTION sample_compute(name text) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+	pid int := @extschema@.process_pid(name);
+	dir text := format('%s/%s/', current_setting('neon_compute_tools.base_directory'), name);
+	s @extschema@.samples;
+BEGIN
+	IF pid IS NULL THEN
+		DELETE FROM @extschema@.samples x WHERE x.name = sample_compute.name;
+		RETURN jsonb_build_object('name', name, 'state', CASE
+			WHEN (pg_stat_file(dir, true)).isdir IS NULL THEN 'absent'
+			WHEN (pg_stat_file(dir || 'neon/warm.written', true)).size IS NOT NULL OR (pg_stat_file(dir || 'neon/warm.sealed', true)).size IS NOT NULL
+				OR (pg_stat_file(dir || 'stopped_by_hand', true)).size IS NOT NULL THEN 'stopped'
+			ELSE 'crashed' END);
+	END IF;
+	s := @extschema@.sample_activity(name, pid);
+	RETURN jsonb_build_object('name', name, 'state', 'running', 'pid', pid, 'active_at', s.active_at, 'activity', s.activity);
+END $$;
+COMMENT ON FUNCTION sample_compute(text) IS 'whether a compute runs, and when it was last busy';
+
+CREATE FUNCTION sample_computes() RETURNS jsonb LANGUAGE sql AS $$
+	SELECT coalesce(jsonb_object_agg(d, @extschema@.sample_compute(d)), '{}')
+	FROM pg_ls_dir(current_setting('neon_compute_tools.base_directory')) d WHERE d ~ '^[a-z0-9_-]{1,63}$';
+$$;
+COMMENT ON FUNCTION sample_computes() IS 'sample_compute() of each compute of this host, by name';
 
 -- ---------------------------------------------------------------- providers
 

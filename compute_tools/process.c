@@ -124,7 +124,7 @@ wait_until_ready(const char *name, const char *dir, const char *log, int pid, in
 	}
 }
 
-/* (name, limits, timeout_ms) returns the pid */
+/* (name, timeout_ms, memory_mb, cpu_percent) returns the pid; limits of 0 are none */
 Datum
 ct_start_process(PG_FUNCTION_ARGS)
 {
@@ -135,6 +135,7 @@ ct_start_process(PG_FUNCTION_ARGS)
 	CtGroups	groups = {0};
 	pid_t		pid;
 
+	(void) ct_make_groups(name, PG_GETARG_INT32(2), PG_GETARG_INT32(3), &groups);
 	pid = ct_spawn_postmaster(dir, log, &groups);
 	wait_until_ready(name, dir, log, pid, timeout_ms);
 	PG_RETURN_INT32(pid);
@@ -172,6 +173,7 @@ ct_stop_process(PG_FUNCTION_ARGS)
 					 errhint("Stop it with mode \"immediate\"; nothing that was acknowledged is lost by that.")));
 		ct_sleep(POLL_MS);
 	}
+	ct_remove_groups(name);
 	PG_RETURN_BOOL(true);
 }
 

@@ -156,6 +156,7 @@ ct_open_directory(PG_FUNCTION_ARGS)
 
 	if (problem != NULL)
 		PG_RETURN_TEXT_P(cstring_to_text(problem));
+	(void) unlink(psprintf("%s/stopped_by_hand", dir));	/* bin/neon_local's mark is of an earlier stop */
 	rename_note(dir, NEON_WARM_SEALED, NEON_WARM_START);
 	PG_RETURN_NULL();
 }

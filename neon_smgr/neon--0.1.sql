@@ -175,6 +175,20 @@ COMMENT ON FUNCTION neon_suspend_endpoint(text) IS
 	'Stops an endpoint. Its branch stays, and so do its name, address and settings: neon_start_endpoint starts it again.';
 REVOKE ALL ON FUNCTION neon_suspend_endpoint(text) FROM PUBLIC;
 
+CREATE FUNCTION neon_set_endpoint(name text, setting text, value text) RETURNS text
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
+$$ SELECT @extschema@.neon_control('set_endpoint', jsonb_build_object('name', name, 'setting', setting, 'value', value)) #>> '{}' $$;
+COMMENT ON FUNCTION neon_set_endpoint(text, text, text) IS
+	'Changes how an endpoint is run. suspend_timeout: it sleeps after this time without activity, and wakes with the next connection through the proxy; default 5 min, 0 is never. memory_mb, cpu_percent: limits, where its host can set them; 0 is none; from its next start on. value NULL is the default. Returns the value.';
+REVOKE ALL ON FUNCTION neon_set_endpoint(text, text, text) FROM PUBLIC;
+
+CREATE FUNCTION neon_configure_endpoint(name text, spec jsonb) RETURNS jsonb
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
+$$ SELECT @extschema@.neon_control('configure_endpoint', jsonb_build_object('name', name, 'spec', spec)) $$;
+COMMENT ON FUNCTION neon_configure_endpoint(text, jsonb) IS
+	'Brings what is inside an endpoint to what the specification says: roles, databases, extensions (arrays of objects with a name) and settings (an object). What is there already stays, so it can be repeated. Returns what was created, and the settings that count from the next start on.';
+REVOKE ALL ON FUNCTION neon_configure_endpoint(text, jsonb) FROM PUBLIC;
+
 CREATE FUNCTION neon_drop_endpoint(name text) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
 $$ SELECT @extschema@.neon_control('drop_endpoint', jsonb_build_object('name', name)) $$;

@@ -1,7 +1,18 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- ---------------------------------------------------------------- endpoints
 
-ALTER TABLE endpoints ADD COLUMN last_start jsonb;	-- how the last start went: where it began, how long its parts took
+-- What this file keeps of an endpoint beside catalog.sql.
+ALTER TABLE endpoints
+	ADD COLUMN last_start jsonb,		-- how the last start went: where it began, warm or why not, how long its parts took
+	ADD COLUMN told jsonb;				-- the timeline and safekeepers that have all confirmed to have it: a start need not tell them again
+
+-- What one session does to an endpoint's server at a time.  The order of locks is: the tenant's row, this, the endpoint's row.
+-- Those that change the tenant as a whole keep us out; other endpoints' starts do not.
+CREATE FUNCTION endpoint_lock(tenant_id text, endpoint text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM FROM @extschema@.tenants WHERE id = tenant_id FOR SHARE;
+	PERFORM pg_advisory_xact_lock(hashtextextended(format('neon endpoint %s %s', tenant_id, endpoint), 0));
+END $$;
 
 -- The endpoint's own server, as its administrator: over the socket that only this host's owner can open.
 CREATE FUNCTION endpoint_admin(e endpoints) RETURNS text LANGUAGE sql STABLE AS $$
@@ -17,35 +28,6 @@ CREATE FUNCTION endpoint_uri(e endpoints) RETURNS text LANGUAGE sql STABLE AS $$
 	SELECT format('postgresql://postgres:%s@%s:%s/postgres', t.role_password, e.host, e.port)
 	FROM @extschema@.tenants t WHERE t.id = e.tenant;
 $$;
-
--- Timelines that all of these safekeepers have confirmed to have, so that a start need not tell them again.
-CREATE TABLE told_safekeepers (
-	timeline text PRIMARY KEY REFERENCES timelines ON DELETE CASCADE,
-	safekeepers text[] NOT NULL
-);
-
-CREATE FUNCTION tell_safekeepers(tl timelines, again bool = false) RETURNS bool LANGUAGE plpgsql AS $$
-BEGIN
-	IF NOT again AND EXISTS (SELECT FROM @extschema@.told_safekeepers x WHERE x.timeline = tl.id AND x.safekeepers = tl.safekeepers) THEN
-		RETURN false;
-	END IF;
-	IF @extschema@.ensure_on_safekeepers(tl) THEN
-		INSERT INTO @extschema@.told_safekeepers VALUES (tl.id, tl.safekeepers)
-		ON CONFLICT (timeline) DO UPDATE SET safekeepers = excluded.safekeepers;
-	END IF;
-	RETURN true;
-END $$;
-COMMENT ON FUNCTION tell_safekeepers(timelines, bool) IS 'tell a timeline''s safekeepers of it, unless all of them have confirmed it; false when there was nothing to do';
-
--- What one session does to an endpoint's server at a time; taken before any row lock.  Others wait here, and not at the tenant's row.
-CREATE FUNCTION endpoint_lock(tenant_id text, endpoint text) RETURNS void LANGUAGE sql AS $$
-	SELECT pg_advisory_xact_lock(hashtextextended(format('neon endpoint %s %s', tenant_id, endpoint), 0));
-$$;
-
-CREATE FUNCTION notify_endpoint(e endpoints) RETURNS void LANGUAGE sql AS $$
-	SELECT pg_notify('neon_proxy', format('endpoint %s-%s', e.name, left(e.tenant, 8)));
-$$;
-COMMENT ON FUNCTION notify_endpoint(endpoints) IS 'tell proxies that an endpoint has changed';
 
 CREATE FUNCTION look_up_endpoint(tenant_id text, endpoint text) RETURNS endpoints LANGUAGE plpgsql AS $$
 DECLARE e @extschema@.endpoints;
@@ -69,13 +51,18 @@ CREATE FUNCTION compute_spec(e endpoints, tl timelines) RETURNS jsonb LANGUAGE s
 	WHERE t.id = e.tenant AND ps.name = tl.pageserver;
 $$;
 
+CREATE FUNCTION start_on_host(e endpoints, tl timelines) RETURNS jsonb LANGUAGE sql AS $$
+	SELECT x -> 'r' FROM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.start_compute($1) AS r',
+		@extschema@.compute_spec(e, tl)::text) x;
+$$;
+
 -- Any number of callers cause one start: they queue at the endpoint's lock, and see that it was started meanwhile.
 CREATE FUNCTION start_endpoint(tenant_id text, endpoint text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
 	before @extschema@.endpoints := @extschema@.look_up_endpoint(tenant_id, endpoint);
 	e @extschema@.endpoints;
 	tl @extschema@.timelines;
-	told bool;
+	known jsonb;
 	r jsonb;
 BEGIN
 	PERFORM @extschema@.endpoint_lock(tenant_id, endpoint);
@@ -83,26 +70,25 @@ BEGIN
 	IF e.wanted = 'running' AND e.started_at IS DISTINCT FROM before.started_at THEN
 		RETURN @extschema@.endpoint_uri(e);
 	END IF;
-	PERFORM FROM @extschema@.tenants WHERE id = tenant_id FOR SHARE;	-- changes of the tenant wait, other starts do not
 	e := @extschema@.find_endpoint(tenant_id, endpoint);
 	SELECT * INTO STRICT tl FROM @extschema@.timelines WHERE id = e.timeline;
-	told := @extschema@.tell_safekeepers(tl);
-	BEGIN
-		SELECT x -> 'r' INTO STRICT r FROM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.start_compute($1) AS r',
-			@extschema@.compute_spec(e, tl)::text) x;
-	EXCEPTION WHEN connection_failure OR object_not_in_prerequisite_state THEN
-		-- a safekeeper that has lost its disk does not know the timeline any more
-		IF told THEN
-			RAISE;
+	known := jsonb_build_object('timeline', tl.id, 'safekeepers', tl.safekeepers);
+	IF e.told = known THEN
+		BEGIN
+			r := @extschema@.start_on_host(e, tl);
+		EXCEPTION WHEN connection_failure OR object_not_in_prerequisite_state THEN
+			NULL;		-- perhaps a safekeeper has lost its disk, and does not know the timeline any more
+		END;
+	END IF;
+	IF r IS NULL THEN
+		IF NOT @extschema@.ensure_on_safekeepers(tl) THEN
+			known := NULL;
 		END IF;
-		PERFORM @extschema@.tell_safekeepers(tl, again => true);
-		SELECT x -> 'r' INTO STRICT r FROM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.start_compute($1) AS r',
-			@extschema@.compute_spec(e, tl)::text) x;
-	END;
-	UPDATE @extschema@.endpoints x SET wanted = 'running', started_at = CASE WHEN (r ->> 'started')::bool THEN clock_timestamp() ELSE x.started_at END,
-		last_start = CASE WHEN (r ->> 'started')::bool THEN r ELSE x.last_start END
+		r := @extschema@.start_on_host(e, tl);
+	END IF;
+	UPDATE @extschema@.endpoints x SET wanted = 'running', told = known, started_at = CASE WHEN (r ->> 'started')::bool THEN clock_timestamp() ELSE x.started_at END,
+		last_start = CASE WHEN (r ->> 'started')::bool THEN r ELSE x.last_start END, crashes = 0, restart_after = NULL, problem = NULL
 	WHERE x.tenant = e.tenant AND x.name = e.name;
-	PERFORM @extschema@.notify_endpoint(e);
 	RETURN @extschema@.endpoint_uri(e);
 END $$;
 COMMENT ON FUNCTION start_endpoint(text, text) IS 'start an endpoint if it does not run; returns its URI when it takes connections';
@@ -112,9 +98,13 @@ DECLARE e @extschema@.endpoints := @extschema@.look_up_endpoint(tenant_id, endpo
 BEGIN
 	PERFORM @extschema@.endpoint_lock(tenant_id, endpoint);
 	e := @extschema@.find_endpoint(tenant_id, endpoint);
+	BEGIN
+		PERFORM @extschema@.refresh_role_secrets(e);
+	EXCEPTION WHEN OTHERS THEN
+		RAISE DEBUG 'verifiers of endpoint "%" stay as they were: %', endpoint, SQLERRM;	-- it does not run, or cannot be asked
+	END;
 	PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.stop_compute($1, $2)', e.directory, mode);
 	UPDATE @extschema@.endpoints SET wanted = 'suspended' WHERE tenant = e.tenant AND name = e.name;
-	PERFORM @extschema@.notify_endpoint(e);
 END $$;
 COMMENT ON FUNCTION suspend_endpoint(text, text, text) IS 'stop an endpoint''s server; its branch stays, and the next start finds everything';
 
@@ -158,6 +148,5 @@ BEGIN
 	PERFORM @extschema@.endpoint_lock(tenant_id, endpoint);
 	e := @extschema@.find_endpoint(tenant_id, endpoint);
 	PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.drop_compute($1)', e.directory);
-	PERFORM @extschema@.notify_endpoint(e);
 	DELETE FROM @extschema@.endpoints WHERE tenant = e.tenant AND name = e.name;
 END $$;

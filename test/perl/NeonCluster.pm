@@ -47,6 +47,8 @@ sub new
 	$self->{dir} = "$self->{tmp}/c";
 	$self->{owner} = $$;
 	$self->local('init', '-D', $self->{dir}, '--base-port', $self->{port}, '--proxies', $opt{proxies} // 0, @{ $opt{init} || [] });
+	# tests kill and stop endpoints themselves; only those of the watcher want it
+	$self->conf('controller', 'neon_compute_tools.watch_interval = ' . ($opt{watch} // 0));
 	$self->conf($_, $opt{conf}{$_}) for keys %{ $opt{conf} || {} };
 	return $self;
 }
