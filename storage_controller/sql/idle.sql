@@ -35,9 +35,10 @@ END $$;
 COMMENT ON FUNCTION refresh_role_secrets(endpoints) IS 'copy the password verifiers of a running endpoint''s roles';
 
 -- One line an action: "restart|suspend <tenant> <endpoint>".
-CREATE FUNCTION watch_report(node text, report jsonb) RETURNS text LANGUAGE plpgsql AS $$
+CREATE FUNCTION watch_report(node text, seen text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
 	e @extschema@.endpoints;
+	report jsonb := seen;
 	s jsonb;
 	todo text;
 BEGIN
@@ -59,7 +60,7 @@ BEGIN
 	END LOOP;
 	RETURN todo;
 END $$;
-COMMENT ON FUNCTION watch_report(text, jsonb) IS 'what a host''s watcher has seen; the answer says what it is to do';
+COMMENT ON FUNCTION watch_report(text, text) IS 'what a host''s watcher has seen; the answer says what it is to do';
 
 CREATE FUNCTION is_idle(e endpoints, sample jsonb) RETURNS bool LANGUAGE sql VOLATILE AS $$
 	SELECT sample ->> 'state' = 'running' AND e.suspend_timeout > '0' AND sample ->> 'activity' IS NULL

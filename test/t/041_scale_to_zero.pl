@@ -9,7 +9,7 @@ use IPC::Run;
 use Test::More;
 use Time::HiRes qw(sleep);
 
-my $c = NeonCluster->new(watch => '500ms', conf => { controller => 'max_connections = 300' });
+my $c = NeonCluster->new(init => [ '--safekeepers', 1 ], watch => '500ms', conf => { controller => 'max_connections = 300' });
 $c->start;
 my $dir = $c->status->{main}{dir};
 
