@@ -311,6 +311,156 @@ CREATE FUNCTION sample_computes() RETURNS jsonb LANGUAGE sql AS $$
 $$;
 COMMENT ON FUNCTION sample_computes() IS 'sample_compute() of each compute of this host, by name';
 
+-- ---------------------------------------------------------------- what is inside a compute: roles, databases, extensions, settings
+
+-- A statement as the compute's administrator, over the socket that only this host's owner can open.
+CREATE FUNCTION local_sql(name text, db text, sql text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	base text := current_setting('neon_compute_tools.base_directory');
+	pid_file text := pg_read_file(format('%s/%s/postmaster.pid', base, name), 0, 10000, true);
+BEGIN
+	IF pid_file IS NULL THEN
+		RAISE EXCEPTION 'compute "%" does not run', name USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Start it first.';
+	END IF;
+	RETURN @extschema@.query(format('host=%s port=%s user=postgres dbname=''%s''', base, split_part(pid_file, E'\n', 4),
+		replace(replace(db, '\', '\\'), '''', '\''')), sql, 120000);
+END $$;
+
+-- Found before anything is changed: what this host does not have, and settings that are not the user's.
+CREATE FUNCTION local_check_spec(name text, spec jsonb) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+	missing text;
+	bad text;
+	s record;
+	context text;
+BEGIN
+	SELECT string_agg(key, ', ') INTO bad FROM jsonb_object_keys(spec) key WHERE key NOT IN ('roles', 'databases', 'extensions', 'settings');
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'unknown parts of a configuration: %', bad USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'There are roles, databases, extensions (arrays of objects) and settings (an object).';
+	END IF;
+	SELECT string_agg(DISTINCT x ->> 'name', ', ') INTO missing FROM jsonb_array_elements(coalesce(spec -> 'extensions', '[]')) x
+	WHERE @extschema@.local_sql(local_check_spec.name, 'template1', format('SELECT 1 FROM pg_available_extensions WHERE name = %L', x ->> 'name')) IS NULL;
+	IF missing IS NOT NULL THEN
+		RAISE EXCEPTION 'this host does not have the extension: %', missing USING ERRCODE = 'undefined_object',
+			DETAIL = 'Extensions come from the packages of the hosts that run computes.  Nothing was changed.',
+			HINT = 'Install the package that has it, on Debian usually postgresql-15-<name>, and try again.';
+	END IF;
+	FOR s IN SELECT key, value FROM jsonb_each_text(coalesce(spec -> 'settings', '{}')) LOOP
+		IF s.key !~ '^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?$' THEN
+			RAISE EXCEPTION 'invalid setting name "%"', s.key USING ERRCODE = 'invalid_name';
+		END IF;
+		context := @extschema@.local_sql(name, 'template1', format('SELECT context FROM pg_settings WHERE name = %L', s.key));
+		IF context IS NULL AND s.key NOT LIKE '%.%' THEN
+			RAISE EXCEPTION 'unrecognized configuration parameter "%"', s.key USING ERRCODE = 'undefined_object', HINT = 'See pg_settings on the endpoint.';
+		ELSIF context = 'internal' OR s.key ~ '^neon' OR s.key ~ '^(ssl|unix_socket|log_directory|archive_|restore_command|recovery_)'
+				OR position(E'\n' || s.key || ' = ' IN @extschema@.compute_conf('{"port": 1}', '0/1')) > 0 THEN
+			RAISE EXCEPTION 'setting "%" cannot be changed', s.key USING ERRCODE = 'cant_change_runtime_param',
+				DETAIL = 'A compute works only with the value it has.';
+		END IF;
+	END LOOP;
+END $$;
+
+CREATE FUNCTION local_configure_role(name text, r jsonb) RETURNS bool LANGUAGE plpgsql AS $$
+DECLARE
+	fresh bool := @extschema@.local_sql(name, 'template1', format('SELECT 1 FROM pg_roles WHERE rolname = %L', r ->> 'name')) IS NULL;
+	g text;
+BEGIN
+	IF fresh THEN
+		PERFORM @extschema@.local_sql(name, 'template1', format('CREATE ROLE %I', r ->> 'name'));
+	END IF;
+	PERFORM @extschema@.local_sql(name, 'template1', format('ALTER ROLE %I', r ->> 'name')
+		|| CASE WHEN coalesce((r ->> 'login')::bool, true) THEN ' LOGIN' ELSE ' NOLOGIN' END
+		|| CASE (r ->> 'createdb')::bool WHEN true THEN ' CREATEDB' WHEN false THEN ' NOCREATEDB' ELSE '' END
+		|| CASE (r ->> 'createrole')::bool WHEN true THEN ' CREATEROLE' WHEN false THEN ' NOCREATEROLE' ELSE '' END
+		|| CASE (r ->> 'replication')::bool WHEN true THEN ' REPLICATION' WHEN false THEN ' NOREPLICATION' ELSE '' END
+		|| coalesce(' CONNECTION LIMIT ' || (r ->> 'connection_limit')::int, '')
+		|| coalesce(' PASSWORD ' || quote_literal(r ->> 'password'), ''));
+	FOR g IN SELECT jsonb_array_elements_text(coalesce(r -> 'member_of', '[]')) LOOP
+		PERFORM @extschema@.local_sql(name, 'template1', format('GRANT %I TO %I', g, r ->> 'name'));
+	END LOOP;
+	RETURN fresh;
+END $$;
+
+CREATE FUNCTION local_configure_database(name text, d jsonb) RETURNS bool LANGUAGE plpgsql AS $$
+DECLARE
+	owner text := @extschema@.local_sql(name, 'template1', format('SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = %L', d ->> 'name'));
+BEGIN
+	IF owner IS NULL THEN
+		PERFORM @extschema@.local_sql(name, 'template1', format('CREATE DATABASE %I', d ->> 'name') || coalesce(' OWNER ' || quote_ident(d ->> 'owner'), ''));
+	ELSIF owner <> d ->> 'owner' THEN
+		PERFORM @extschema@.local_sql(name, 'template1', format('ALTER DATABASE %I OWNER TO %I', d ->> 'name', d ->> 'owner'));
+	END IF;
+	RETURN owner IS NULL;
+END $$;
+
+CREATE FUNCTION local_configure_extension(name text, x jsonb) RETURNS bool LANGUAGE plpgsql AS $$
+DECLARE
+	db text := coalesce(x ->> 'database', 'postgres');
+	version text := @extschema@.local_sql(name, db, format('SELECT extversion FROM pg_extension WHERE extname = %L', x ->> 'name'));
+BEGIN
+	IF version IS NULL THEN
+		PERFORM @extschema@.local_sql(name, db, format('CREATE EXTENSION %I', x ->> 'name')
+			|| coalesce(' SCHEMA ' || quote_ident(x ->> 'schema'), '') || coalesce(' VERSION ' || quote_literal(x ->> 'version'), '') || ' CASCADE');
+	ELSIF version <> x ->> 'version' THEN
+		PERFORM @extschema@.local_sql(name, db, format('ALTER EXTENSION %I UPDATE TO %L', x ->> 'name', x ->> 'version'));
+	END IF;
+	RETURN version IS NULL;
+END $$;
+
+-- Those that PostgreSQL can change while it runs are changed by a reload; returns the others, which want a restart.  The configuration file
+-- has the values of the last start, so one that is taken back is set to its default until the next.
+CREATE FUNCTION local_configure_settings(name text, settings jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+	s record;
+	known jsonb;
+	value text;
+	restart jsonb := '[]';
+BEGIN
+	FOR s IN SELECT x.key, x.value FROM jsonb_each_text(settings) x LOOP
+		known := @extschema@.local_sql(name, 'template1', format(
+			'SELECT jsonb_build_object(''context'', context, ''boot_val'', boot_val) FROM pg_settings WHERE name = %L', s.key));
+		value := coalesce(s.value, known ->> 'boot_val');
+		IF s.key IN ('search_path', 'temp_tablespaces', 'session_preload_libraries', 'local_preload_libraries') THEN
+			SELECT string_agg(quote_literal(btrim(p, ' "')), ', ') INTO value FROM unnest(string_to_array(value, ',')) p;
+		ELSE
+			value := quote_literal(value);
+		END IF;
+		PERFORM @extschema@.local_sql(name, 'template1', format('ALTER SYSTEM SET %s = %s', s.key, coalesce(value, 'DEFAULT')));
+		IF known ->> 'context' = 'postmaster' THEN
+			restart := restart || to_jsonb(s.key);
+		END IF;
+	END LOOP;
+	PERFORM @extschema@.local_sql(name, 'template1', 'SELECT pg_reload_conf()');
+	RETURN restart;
+END $$;
+
+CREATE FUNCTION local_configure(name text, spec jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+	x jsonb;
+	created jsonb := '[]';
+BEGIN
+	PERFORM @extschema@.local_check_spec(name, spec);
+	FOR x IN SELECT jsonb_array_elements(coalesce(spec -> 'roles', '[]')) LOOP
+		IF @extschema@.local_configure_role(name, x) THEN
+			created := created || to_jsonb('role ' || (x ->> 'name'));
+		END IF;
+	END LOOP;
+	FOR x IN SELECT jsonb_array_elements(coalesce(spec -> 'databases', '[]')) LOOP
+		IF @extschema@.local_configure_database(name, x) THEN
+			created := created || to_jsonb('database ' || (x ->> 'name'));
+		END IF;
+	END LOOP;
+	FOR x IN SELECT jsonb_array_elements(coalesce(spec -> 'extensions', '[]')) LOOP
+		IF @extschema@.local_configure_extension(name, x) THEN
+			created := created || to_jsonb('extension ' || (x ->> 'name'));
+		END IF;
+	END LOOP;
+	RETURN jsonb_build_object('created', created, 'pending_restart', @extschema@.local_configure_settings(name, coalesce(spec -> 'settings', '{}')));
+END $$;
+COMMENT ON FUNCTION local_configure(text, jsonb) IS
+	'bring a running compute''s roles, databases, extensions and settings to what the spec says; what is there already stays';
+
 -- ---------------------------------------------------------------- providers
 
 CREATE TABLE providers (
@@ -318,10 +468,12 @@ CREATE TABLE providers (
 	start_function text NOT NULL,		-- (spec jsonb) returns jsonb: lsn, pid, started, and host and port where they differ from the spec's
 	stop_function text NOT NULL,		-- (name text, mode text) returns jsonb: stopped
 	status_function text NOT NULL,		-- (name text) returns jsonb: pid, null when it does not run
+	configure_function text NOT NULL,	-- (name text, spec jsonb) returns jsonb: created, pending_restart
 	drop_function text NOT NULL			-- (name text) returns jsonb
 );
 COMMENT ON TABLE providers IS 'what can run a compute: functions that are called for it; a row more is a provider more';
-INSERT INTO providers VALUES ('local', '@extschema@.local_start', '@extschema@.local_stop', '@extschema@.local_status', '@extschema@.local_drop');
+INSERT INTO providers VALUES ('local', '@extschema@.local_start', '@extschema@.local_stop', '@extschema@.local_status',
+	'@extschema@.local_configure', '@extschema@.local_drop');
 SELECT pg_catalog.pg_extension_config_dump('providers', 'WHERE name <> ''local''');
 
 CREATE FUNCTION find_provider(name text) RETURNS providers LANGUAGE plpgsql STABLE AS $$
@@ -364,6 +516,16 @@ BEGIN
 	RETURN r;
 END $$;
 COMMENT ON FUNCTION compute_status(text, text) IS 'what a compute does: its pid is null when it does not run';
+
+CREATE FUNCTION configure_compute(name text, spec jsonb, provider text = NULL) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+	p @extschema@.providers := @extschema@.find_provider(provider);
+	r jsonb;
+BEGIN
+	EXECUTE format('SELECT %s($1, $2)', p.configure_function) INTO r USING name, spec;
+	RETURN r;
+END $$;
+COMMENT ON FUNCTION configure_compute(text, jsonb, text) IS 'bring a running compute to what a configuration says';
 
 CREATE FUNCTION drop_compute(name text, provider text = NULL) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE

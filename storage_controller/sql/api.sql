@@ -113,6 +113,7 @@ BEGIN
 		WHEN 'start_endpoint' THEN RETURN to_jsonb(@extschema@.start_endpoint(t, args ->> 'name'));
 		WHEN 'suspend_endpoint' THEN PERFORM @extschema@.suspend_endpoint(t, args ->> 'name');
 		WHEN 'set_endpoint' THEN RETURN to_jsonb(@extschema@.set_endpoint(t, args ->> 'name', args ->> 'setting', args ->> 'value'));
+		WHEN 'configure_endpoint' THEN RETURN @extschema@.configure_endpoint(t, args ->> 'name', args -> 'spec');
 		WHEN 'drop_endpoint' THEN PERFORM @extschema@.drop_endpoint(t, args ->> 'name');
 		WHEN 'connection_uri' THEN RETURN to_jsonb(@extschema@.connection_uri(t, coalesce(args ->> 'branch', here, 'main')));
 		WHEN 'current_branch' THEN RETURN to_jsonb(here);

@@ -3,6 +3,8 @@
 
 -- What this file keeps of an endpoint beside catalog.sql.
 ALTER TABLE endpoints
+	ADD COLUMN memory_mb int NOT NULL DEFAULT 0,	-- limits of its host for it, 0 for none; from the next start on
+	ADD COLUMN cpu_percent int NOT NULL DEFAULT 0,	-- of one processor
 	ADD COLUMN last_start jsonb,		-- how the last start went: where it began, warm or why not, how long its parts took
 	ADD COLUMN told jsonb;				-- the timeline and safekeepers that have all confirmed to have it: a start need not tell them again
 
@@ -45,7 +47,7 @@ CREATE FUNCTION compute_spec(e endpoints, tl timelines) RETURNS jsonb LANGUAGE s
 		'name', e.directory, 'tenant', tl.tenant, 'timeline', tl.id, 'start_lsn', tl.start_lsn, 'system_id', tl.system_id,
 		'wal_seg_size', tl.wal_seg_size, 'safekeepers', @extschema@.safekeepers_setting(tl),
 		'pageserver', @extschema@.tenant_connstring(ps, t), 'controller', @extschema@.tenant_connstring(ctl, t),
-		'host', e.host, 'port', e.port, 'settings', e.settings)
+		'host', e.host, 'port', e.port, 'settings', e.settings, 'memory_mb', e.memory_mb, 'cpu_percent', e.cpu_percent)
 	FROM @extschema@.tenants t, @extschema@.nodes ps,
 		(SELECT * FROM @extschema@.nodes WHERE role = 'controller' ORDER BY node_id LIMIT 1) ctl
 	WHERE t.id = e.tenant AND ps.name = tl.pageserver;

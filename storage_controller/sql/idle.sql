@@ -106,26 +106,68 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION watch_action(text, text, text) IS 'carry out what watch_report() has proposed, if it still holds';
 
-CREATE FUNCTION set_endpoint(tenant_id text, endpoint text, setting text, value text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-	e @extschema@.endpoints := @extschema@.look_up_endpoint(tenant_id, endpoint);
-	span interval;
+-- ---------------------------------------------------------------- settings and configuration of endpoints
+
+CREATE FUNCTION parse_suspend_timeout(value text) RETURNS interval LANGUAGE plpgsql AS $$
+DECLARE span interval;
 BEGIN
-	IF setting <> 'suspend_timeout' THEN
-		RAISE EXCEPTION 'unknown setting "%" of an endpoint', setting USING ERRCODE = 'undefined_object',
-			HINT = 'There is suspend_timeout.  Settings of the server are ALTER SYSTEM, ALTER DATABASE and ALTER ROLE.';
-	END IF;
-	BEGIN
-		span := coalesce(value, '5 min')::interval;
-	EXCEPTION WHEN invalid_datetime_format OR datetime_field_overflow THEN
-		RAISE EXCEPTION 'invalid value for suspend_timeout: "%"', value USING ERRCODE = 'invalid_parameter_value',
-			HINT = 'Give an interval like "5 min"; 0 is never.';
-	END;
+	span := coalesce(value, '5 min')::interval;
 	IF span < '0' OR span > interval '365 days' OR span > '0' AND span < interval '1 s' THEN
 		RAISE EXCEPTION 'suspend_timeout is out of range: "%"', value USING ERRCODE = 'invalid_parameter_value',
 			HINT = 'Give 0, which is never, or between one second and a year.';
 	END IF;
-	UPDATE @extschema@.endpoints x SET suspend_timeout = span WHERE x.tenant = tenant_id AND x.name = endpoint;
-	RETURN span::text;
+	RETURN span;
+EXCEPTION WHEN invalid_datetime_format OR datetime_field_overflow THEN
+	RAISE EXCEPTION 'invalid value for suspend_timeout: "%"', value USING ERRCODE = 'invalid_parameter_value',
+		HINT = 'Give an interval like "5 min"; 0 is never.';
+END $$;
+
+CREATE FUNCTION parse_limit(setting text, value text, lowest int) RETURNS int LANGUAGE plpgsql AS $$
+BEGIN
+	IF coalesce(value, '0') !~ '^[0-9]{1,8}$' OR value::int > 0 AND value::int < lowest THEN
+		RAISE EXCEPTION 'invalid value for %: "%"', setting, value USING ERRCODE = 'invalid_parameter_value',
+			HINT = format('Give 0, which is no limit, or a number from %s on.', lowest);
+	END IF;
+	RETURN coalesce(value, '0')::int;
+END $$;
+
+CREATE FUNCTION set_endpoint(tenant_id text, endpoint text, setting text, value text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	e @extschema@.endpoints := @extschema@.look_up_endpoint(tenant_id, endpoint);
+BEGIN
+	CASE setting
+		WHEN 'suspend_timeout' THEN
+			e.suspend_timeout := @extschema@.parse_suspend_timeout(value);
+			UPDATE @extschema@.endpoints x SET suspend_timeout = e.suspend_timeout WHERE x.tenant = tenant_id AND x.name = endpoint;
+			RETURN e.suspend_timeout::text;
+		WHEN 'memory_mb' THEN
+			e.memory_mb := @extschema@.parse_limit(setting, value, 64);
+			UPDATE @extschema@.endpoints x SET memory_mb = e.memory_mb WHERE x.tenant = tenant_id AND x.name = endpoint;
+			RETURN e.memory_mb::text;
+		WHEN 'cpu_percent' THEN
+			e.cpu_percent := @extschema@.parse_limit(setting, value, 1);
+			UPDATE @extschema@.endpoints x SET cpu_percent = e.cpu_percent WHERE x.tenant = tenant_id AND x.name = endpoint;
+			RETURN e.cpu_percent::text;
+		ELSE
+			RAISE EXCEPTION 'unknown setting "%" of an endpoint', setting USING ERRCODE = 'undefined_object',
+				HINT = 'There are suspend_timeout, memory_mb and cpu_percent.  The server''s own settings are changed with neon_configure_endpoint().';
+	END CASE;
 END $$;
 COMMENT ON FUNCTION set_endpoint(text, text, text, text) IS 'change a setting of an endpoint; value NULL is the default';
+
+-- Roles, databases and extensions are part of the branch; settings are the endpoint's, and kept here for its next starts.
+CREATE FUNCTION configure_endpoint(tenant_id text, endpoint text, spec jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+	e @extschema@.endpoints;
+	r jsonb;
+BEGIN
+	PERFORM @extschema@.start_endpoint(tenant_id, endpoint);
+	e := @extschema@.find_endpoint(tenant_id, endpoint);
+	SELECT x -> 'r' INTO STRICT r FROM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.configure_compute($1, $2::jsonb) AS r',
+		e.directory, spec::text) x;
+	UPDATE @extschema@.endpoints x SET settings = jsonb_strip_nulls(x.settings || coalesce(spec -> 'settings', '{}'))
+	WHERE x.tenant = tenant_id AND x.name = endpoint;
+	RETURN r;
+END $$;
+COMMENT ON FUNCTION configure_endpoint(text, text, jsonb) IS
+	'start an endpoint and bring its roles, databases, extensions and settings to what the spec says';
