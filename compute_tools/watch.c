@@ -51,6 +51,7 @@ PGDLLEXPORT void neon_compute_action_main(Datum arg);
 PG_FUNCTION_INFO_V1(ct_query);
 
 static BackgroundWorkerHandle *actions[MAX_ACTIONS];
+static char action_texts[MAX_ACTIONS][BGW_EXTRALEN];
 
 /* query(conninfo, sql, timeout_ms) returns text: the first column of the first row */
 Datum
@@ -127,26 +128,30 @@ installed(void)
 
 /* ---- actions ---- */
 
+/* A place for an action; none if there is none, or if this very action is still being carried out: one that takes long must not take all. */
 static int
-free_place(void)
+free_place(const char *text)
 {
+	int			place = -1;
+
 	for (int i = 0; i < MAX_ACTIONS; i++)
 	{
 		pid_t		pid;
 
-		if (actions[i] == NULL)
-			return i;
-		if (GetBackgroundWorkerPid(actions[i], &pid) == BGWH_STOPPED)
+		if (actions[i] != NULL && GetBackgroundWorkerPid(actions[i], &pid) == BGWH_STOPPED)
 		{
 			pfree(actions[i]);
 			actions[i] = NULL;
-			return i;
 		}
+		if (actions[i] == NULL)
+			place = i;
+		else if (strcmp(action_texts[i], text) == 0)
+			return -1;
 	}
-	return -1;
+	return place;
 }
 
-/* "suspend <tenant> <endpoint>" */
+/* "suspend <tenant> <endpoint>": at most 8 + 1 + 32 + 1 + 63 bytes */
 static void
 begin_action(const char *text)
 {
@@ -156,11 +161,12 @@ begin_action(const char *text)
 		.bgw_restart_time = BGW_NEVER_RESTART,
 		.bgw_notify_pid = MyProcPid,
 	};
-	int			place = free_place();
+	int			place = strlen(text) < BGW_EXTRALEN ? free_place(text) : -1;
 	MemoryContext old;
 
-	if (place < 0 || strlen(text) >= BGW_EXTRALEN)
+	if (place < 0)
 		return;
+	strlcpy(action_texts[place], text, BGW_EXTRALEN);
 	strlcpy(worker.bgw_library_name, "neon_compute_tools", BGW_MAXLEN);
 	strlcpy(worker.bgw_function_name, "neon_compute_action_main", BGW_MAXLEN);
 	snprintf(worker.bgw_name, BGW_MAXLEN, "neon compute: %s", text);

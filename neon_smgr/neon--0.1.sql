@@ -179,7 +179,7 @@ CREATE FUNCTION neon_set_endpoint(name text, setting text, value text) RETURNS t
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
 $$ SELECT @extschema@.neon_control('set_endpoint', jsonb_build_object('name', name, 'setting', setting, 'value', value)) #>> '{}' $$;
 COMMENT ON FUNCTION neon_set_endpoint(text, text, text) IS
-	'Changes how an endpoint is run. suspend_timeout: it sleeps after this time without activity, and wakes with the next connection through the proxy; default 5 min, 0 is never. memory_mb, cpu_percent: limits, where its host can set them; 0 is none; from its next start on. value NULL is the default. Returns the value.';
+	'Changes how an endpoint is run. suspend_timeout: it sleeps after this time without activity, and wakes with the next connection through the proxy; 0 is never, the default is the controller''s setting neon_controller.suspend_timeout. memory_mb, cpu_percent: limits, where its host can set them; 0 is none; from its next start on. value NULL is the default. Returns the value.';
 REVOKE ALL ON FUNCTION neon_set_endpoint(text, text, text) FROM PUBLIC;
 
 CREATE FUNCTION neon_configure_endpoint(name text, spec jsonb) RETURNS jsonb

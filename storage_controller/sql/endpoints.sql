@@ -8,13 +8,30 @@ ALTER TABLE endpoints
 	ADD COLUMN last_start jsonb,		-- how the last start went: where it began, warm or why not, how long its parts took
 	ADD COLUMN told jsonb;				-- the timeline and safekeepers that have all confirmed to have it: a start need not tell them again
 
--- What one session does to an endpoint's server at a time.  The order of locks is: the tenant's row, this, the endpoint's row.
--- Those that change the tenant as a whole keep us out; other endpoints' starts do not.
-CREATE FUNCTION endpoint_lock(tenant_id text, endpoint text) RETURNS void LANGUAGE plpgsql AS $$
+-- What is done to an endpoint's server is done by one session at a time, which holds this.  The order of locks is: the tenant's row, ports_lock,
+-- endpoint_lock, the endpoint's row; who has a later one asks for no earlier one.  Starts and stops do without the tenant's: a wake does not
+-- wait for what else happens to its tenant.  What stops or starts endpoints while it changes the tenant (reset, restore, drops) takes both.
+-- What runs aside for the holder of an endpoint's lock may want that endpoint's row: so whoever changes the row holds the lock
+-- (watch_report() only for a moment).
+CREATE FUNCTION endpoint_key(tenant_id text, endpoint text) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+	SELECT hashtextextended(format('neon endpoint %s %s', tenant_id, endpoint), 0);
+$$;
+
+CREATE FUNCTION endpoint_lock(tenant_id text, endpoint text) RETURNS void LANGUAGE sql AS $$
+	SELECT pg_advisory_xact_lock(@extschema@.endpoint_key(tenant_id, endpoint));
+$$;
+
+-- Those of a timeline; under the tenant's lock, so that no others come.
+CREATE FUNCTION lock_endpoints(timeline_id text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-	PERFORM FROM @extschema@.tenants WHERE id = tenant_id FOR SHARE;
-	PERFORM pg_advisory_xact_lock(hashtextextended(format('neon endpoint %s %s', tenant_id, endpoint), 0));
+	PERFORM @extschema@.endpoint_lock(e.tenant, e.name)
+	FROM (SELECT x.tenant, x.name FROM @extschema@.endpoints x WHERE x.timeline = timeline_id ORDER BY x.name) e;
 END $$;
+
+-- Held until the port that was found free has a row.
+CREATE FUNCTION ports_lock(compute text) RETURNS void LANGUAGE sql AS $$
+	SELECT pg_advisory_xact_lock(hashtextextended('neon ports of ' || compute, 0));
+$$;
 
 -- The endpoint's own server, as its administrator: over the socket that only this host's owner can open.
 CREATE FUNCTION endpoint_admin(e endpoints) RETURNS text LANGUAGE sql STABLE AS $$
@@ -91,6 +108,7 @@ BEGIN
 	UPDATE @extschema@.endpoints x SET wanted = 'running', told = known, started_at = CASE WHEN (r ->> 'started')::bool THEN clock_timestamp() ELSE x.started_at END,
 		last_start = CASE WHEN (r ->> 'started')::bool THEN r ELSE x.last_start END, crashes = 0, restart_after = NULL, problem = NULL
 	WHERE x.tenant = e.tenant AND x.name = e.name;
+	DELETE FROM @extschema@.role_secrets s WHERE s.timeline = tl.id;	-- from now on it is asked itself
 	RETURN @extschema@.endpoint_uri(e);
 END $$;
 COMMENT ON FUNCTION start_endpoint(text, text) IS 'start an endpoint if it does not run; returns its URI when it takes connections';
@@ -134,7 +152,7 @@ BEGIN
 		RAISE EXCEPTION 'no compute host is registered' USING ERRCODE = 'NE006',
 			HINT = 'Register one with neon_controller.register_node().';
 	END IF;
-	LOCK TABLE @extschema@.endpoints IN SHARE ROW EXCLUSIVE MODE;	-- ports are given out one at a time
+	PERFORM @extschema@.ports_lock(c.name);
 	SELECT min(p) INTO new_port
 	FROM generate_series(coalesce(nullif(current_setting('neon_controller.endpoint_port_base', true), ''), '55440')::int,
 		65535) p
@@ -151,4 +169,5 @@ BEGIN
 	e := @extschema@.find_endpoint(tenant_id, endpoint);
 	PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.drop_compute($1)', e.directory);
 	DELETE FROM @extschema@.endpoints WHERE tenant = e.tenant AND name = e.name;
+	DELETE FROM @extschema@.role_secrets s WHERE s.timeline = e.timeline;
 END $$;

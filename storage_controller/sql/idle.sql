@@ -6,56 +6,67 @@
 -- somebody may have started, stopped or used it.
 
 ALTER TABLE endpoints
-	ADD COLUMN suspend_timeout interval NOT NULL DEFAULT '5 min',	-- without activity; 0 is never
+	ADD COLUMN suspend_timeout interval,	-- without activity; 0 is never; null is the cluster's
 	ADD COLUMN active_at timestamptz,		-- when it was last seen busy
 	ADD COLUMN activity text,				-- with what, null when it is idle
 	ADD COLUMN crashes int NOT NULL DEFAULT 0,	-- in a row, without staying up in between
 	ADD COLUMN restart_after timestamptz,	-- not before this
 	ADD COLUMN problem text;				-- why the last start by itself has failed
 
--- pg_authid's verifiers, so that clients can be authenticated while the endpoint sleeps.
+-- pg_authid's verifiers, so that clients can be authenticated while the endpoint sleeps.  They are there from its suspension until
+-- its next start, so they are never older than what the endpoint itself would say.  Not dumped, for the same reason.
 CREATE TABLE role_secrets (
-	timeline text NOT NULL,
+	timeline text NOT NULL REFERENCES timelines ON DELETE CASCADE,
 	role text NOT NULL,
 	secret text NOT NULL,
+	valid_until timestamptz,
 	PRIMARY KEY (timeline, role)
 );
-COMMENT ON TABLE role_secrets IS 'password verifiers of the roles of a timeline, as of its endpoint''s last suspension';
+COMMENT ON TABLE role_secrets IS 'password verifiers of the roles of a timeline whose endpoint is suspended';
 
 CREATE FUNCTION refresh_role_secrets(e endpoints) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE secrets jsonb;
 BEGIN
 	SELECT coalesce(jsonb_agg(r), '[]') INTO secrets FROM @extschema@.remote(@extschema@.endpoint_admin(e), format('endpoint "%s"', e.name),
-		'SELECT rolname AS role, rolpassword AS secret FROM pg_catalog.pg_authid WHERE rolcanlogin AND rolpassword IS NOT NULL
-			AND (rolvaliduntil IS NULL OR rolvaliduntil > pg_catalog.now())') r;
-	DELETE FROM @extschema@.role_secrets s WHERE s.timeline = e.timeline
-		OR NOT EXISTS (SELECT FROM @extschema@.timelines l WHERE l.id = s.timeline);
-	INSERT INTO @extschema@.role_secrets SELECT e.timeline, x.role, x.secret FROM jsonb_to_recordset(secrets) AS x (role text, secret text);
+		'SELECT rolname AS role, rolpassword AS secret, rolvaliduntil AS valid_until FROM pg_catalog.pg_authid
+		WHERE rolcanlogin AND rolpassword IS NOT NULL') r;
+	DELETE FROM @extschema@.role_secrets s WHERE s.timeline = e.timeline;
+	INSERT INTO @extschema@.role_secrets SELECT e.timeline, x.role, x.secret, x.valid_until
+	FROM jsonb_to_recordset(secrets) AS x (role text, secret text, valid_until timestamptz);
 END $$;
 COMMENT ON FUNCTION refresh_role_secrets(endpoints) IS 'copy the password verifiers of a running endpoint''s roles';
 
--- One line an action: "restart|suspend <tenant> <endpoint>".
+-- Setting neon_controller.suspend_timeout; without it nothing sleeps by itself.
+CREATE FUNCTION default_suspend_timeout() RETURNS interval LANGUAGE sql STABLE AS $$
+	SELECT coalesce(nullif(current_setting('neon_controller.suspend_timeout', true), ''), '0')::interval;
+$$;
+COMMENT ON FUNCTION default_suspend_timeout() IS 'after which time without activity endpoints are suspended that have no setting of their own';
+
+-- One line an action: "restart|suspend|stop <tenant> <endpoint>".
 CREATE FUNCTION watch_report(node text, seen text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
 	e @extschema@.endpoints;
 	report jsonb := seen;
 	s jsonb;
+	what text;
+	stays bool;
 	todo text;
 BEGIN
-	FOR e IN SELECT * FROM @extschema@.endpoints x WHERE x.compute = node FOR UPDATE SKIP LOCKED LOOP
+	FOR e IN SELECT * FROM @extschema@.endpoints x WHERE x.compute = node LOOP
 		s := coalesce(report -> e.directory, '{"state": "absent"}');
+		what := @extschema@.what_to_do(e, s);
+		stays := e.crashes > 0 AND e.started_at < clock_timestamp() - interval '1 min';
+		CONTINUE WHEN what IS NULL AND (s ->> 'state' <> 'running'
+			OR (e.active_at, e.activity, stays) IS NOT DISTINCT FROM ((s ->> 'active_at')::timestamptz, s ->> 'activity', false));
+		-- somebody is at it: the next report
+		CONTINUE WHEN NOT pg_try_advisory_xact_lock(@extschema@.endpoint_key(e.tenant, e.name));
 		IF s ->> 'state' = 'running' THEN
-			IF e.active_at IS DISTINCT FROM (s ->> 'active_at')::timestamptz OR e.activity IS DISTINCT FROM s ->> 'activity'
-					OR e.crashes > 0 AND e.started_at < clock_timestamp() - interval '1 min' THEN
-				UPDATE @extschema@.endpoints x SET active_at = (s ->> 'active_at')::timestamptz, activity = s ->> 'activity',
-					crashes = CASE WHEN e.started_at < clock_timestamp() - interval '1 min' THEN 0 ELSE e.crashes END
-				WHERE x.tenant = e.tenant AND x.name = e.name;
-			END IF;
-			IF e.wanted = 'running' AND @extschema@.is_idle(e, s) THEN
-				todo := concat_ws(E'\n', todo, format('suspend %s %s', e.tenant, e.name));
-			END IF;
-		ELSIF @extschema@.wants_restart(e, s) THEN
-			todo := concat_ws(E'\n', todo, format('restart %s %s', e.tenant, e.name));
+			UPDATE @extschema@.endpoints x SET active_at = (s ->> 'active_at')::timestamptz, activity = s ->> 'activity',
+				crashes = CASE WHEN stays THEN 0 ELSE x.crashes END
+			WHERE x.tenant = e.tenant AND x.name = e.name;
+		END IF;
+		IF what IS NOT NULL THEN
+			todo := concat_ws(E'\n', todo, format('%s %s %s', what, e.tenant, e.name));
 		END IF;
 	END LOOP;
 	RETURN todo;
@@ -63,14 +74,22 @@ END $$;
 COMMENT ON FUNCTION watch_report(text, text) IS 'what a host''s watcher has seen; the answer says what it is to do';
 
 CREATE FUNCTION is_idle(e endpoints, sample jsonb) RETURNS bool LANGUAGE sql VOLATILE AS $$
-	SELECT sample ->> 'state' = 'running' AND e.suspend_timeout > '0' AND sample ->> 'activity' IS NULL
-		AND clock_timestamp() - greatest((sample ->> 'active_at')::timestamptz, e.started_at) > e.suspend_timeout;
+	SELECT sample ->> 'state' = 'running' AND t > '0' AND sample ->> 'activity' IS NULL
+		AND clock_timestamp() - greatest((sample ->> 'active_at')::timestamptz, e.started_at) > t
+	FROM coalesce(e.suspend_timeout, @extschema@.default_suspend_timeout()) t;
 $$;
 
 -- Ten times in a row, after 1, 2, 4, ... 60 s; then somebody has to look.
 CREATE FUNCTION wants_restart(e endpoints, sample jsonb) RETURNS bool LANGUAGE sql VOLATILE AS $$
 	SELECT e.wanted = 'running' AND sample ->> 'state' IN ('crashed', 'absent') AND e.crashes < 10
 		AND coalesce(e.restart_after <= clock_timestamp(), true);
+$$;
+
+-- One that runs and should not: a start, or a stop, that was not finished.
+CREATE FUNCTION what_to_do(e endpoints, sample jsonb) RETURNS text LANGUAGE sql VOLATILE AS $$
+	SELECT CASE WHEN @extschema@.wants_restart(e, sample) THEN 'restart'
+		WHEN sample ->> 'state' = 'running' AND e.wanted = 'suspended' THEN 'stop'
+		WHEN e.wanted = 'running' AND @extschema@.is_idle(e, sample) THEN 'suspend' END;
 $$;
 
 CREATE FUNCTION watch_action(what text, tenant_id text, endpoint text) RETURNS text LANGUAGE plpgsql AS $$
@@ -85,24 +104,25 @@ BEGIN
 		RETURN 'gone';
 	END IF;
 	SELECT r -> 's' INTO s FROM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.sample_compute($1) AS s', e.directory) r;
-	IF what = 'suspend' AND e.wanted = 'running' AND @extschema@.is_idle(e, s) THEN
-		RAISE LOG 'suspending endpoint "%" of tenant %: nobody has used it since %', endpoint, tenant_id, s ->> 'active_at';
+	IF what IS DISTINCT FROM @extschema@.what_to_do(e, s) THEN
+		RETURN 'nothing to do';
+	ELSIF what <> 'restart' THEN
+		RAISE LOG 'stopping endpoint "%" of tenant %: %', endpoint, tenant_id,
+			CASE what WHEN 'suspend' THEN 'nobody has used it since ' || (s ->> 'active_at') ELSE 'it runs, and should not' END;
 		PERFORM @extschema@.suspend_endpoint(tenant_id, endpoint);
 		RETURN 'suspended';
-	ELSIF what = 'restart' AND @extschema@.wants_restart(e, s) THEN
-		RAISE LOG 'starting endpoint "%" of tenant % again: it is %', endpoint, tenant_id, s ->> 'state';
-		BEGIN
-			PERFORM @extschema@.start_endpoint(tenant_id, endpoint);
-		EXCEPTION WHEN OTHERS THEN
-			why := SQLERRM;
-			RAISE LOG 'endpoint "%" of tenant % could not be started again: %', endpoint, tenant_id, why;
-		END;
-		UPDATE @extschema@.endpoints x SET crashes = e.crashes + 1, problem = why,
-			restart_after = clock_timestamp() + least(interval '1 s' * 2 ^ e.crashes, interval '60 s')
-		WHERE x.tenant = e.tenant AND x.name = e.name;
-		RETURN coalesce(why, 'restarted');
 	END IF;
-	RETURN 'nothing to do';
+	RAISE LOG 'starting endpoint "%" of tenant % again: it is %', endpoint, tenant_id, s ->> 'state';
+	BEGIN
+		PERFORM @extschema@.start_endpoint(tenant_id, endpoint);
+	EXCEPTION WHEN OTHERS THEN
+		why := SQLERRM;
+		RAISE LOG 'endpoint "%" of tenant % could not be started again: %', endpoint, tenant_id, why;
+	END;
+	UPDATE @extschema@.endpoints x SET crashes = e.crashes + 1, problem = why,
+		restart_after = clock_timestamp() + least(interval '1 s' * 2 ^ e.crashes, interval '60 s')
+	WHERE x.tenant = e.tenant AND x.name = e.name;
+	RETURN coalesce(why, 'restarted');
 END $$;
 COMMENT ON FUNCTION watch_action(text, text, text) IS 'carry out what watch_report() has proposed, if it still holds';
 
@@ -111,7 +131,7 @@ COMMENT ON FUNCTION watch_action(text, text, text) IS 'carry out what watch_repo
 CREATE FUNCTION parse_suspend_timeout(value text) RETURNS interval LANGUAGE plpgsql AS $$
 DECLARE span interval;
 BEGIN
-	span := coalesce(value, '5 min')::interval;
+	span := value::interval;
 	IF span < '0' OR span > interval '365 days' OR span > '0' AND span < interval '1 s' THEN
 		RAISE EXCEPTION 'suspend_timeout is out of range: "%"', value USING ERRCODE = 'invalid_parameter_value',
 			HINT = 'Give 0, which is never, or between one second and a year.';
@@ -135,11 +155,12 @@ CREATE FUNCTION set_endpoint(tenant_id text, endpoint text, setting text, value 
 DECLARE
 	e @extschema@.endpoints := @extschema@.look_up_endpoint(tenant_id, endpoint);
 BEGIN
+	PERFORM @extschema@.endpoint_lock(tenant_id, endpoint);
 	CASE setting
 		WHEN 'suspend_timeout' THEN
 			e.suspend_timeout := @extschema@.parse_suspend_timeout(value);
 			UPDATE @extschema@.endpoints x SET suspend_timeout = e.suspend_timeout WHERE x.tenant = tenant_id AND x.name = endpoint;
-			RETURN e.suspend_timeout::text;
+			RETURN coalesce(e.suspend_timeout, @extschema@.default_suspend_timeout())::text;
 		WHEN 'memory_mb' THEN
 			e.memory_mb := @extschema@.parse_limit(setting, value, 64);
 			UPDATE @extschema@.endpoints x SET memory_mb = e.memory_mb WHERE x.tenant = tenant_id AND x.name = endpoint;
@@ -155,18 +176,26 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION set_endpoint(text, text, text, text) IS 'change a setting of an endpoint; value NULL is the default';
 
--- Roles, databases and extensions are part of the branch; settings are the endpoint's, and kept here for its next starts.
+-- Roles, databases and extensions are in the branch; its settings are kept here, as neon_set_branch() does.
 CREATE FUNCTION configure_endpoint(tenant_id text, endpoint text, spec jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
 	e @extschema@.endpoints;
+	changes jsonb := coalesce(spec -> 'settings', '{}');
 	r jsonb;
 BEGIN
+	IF changes <> '{}' THEN
+		PERFORM @extschema@.check_branch_setting(s.key, s.value) FROM jsonb_each_text(changes) s;
+		PERFORM @extschema@.lock_tenant(tenant_id);
+	END IF;
 	PERFORM @extschema@.start_endpoint(tenant_id, endpoint);
 	e := @extschema@.find_endpoint(tenant_id, endpoint);
 	SELECT x -> 'r' INTO STRICT r FROM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.configure_compute($1, $2::jsonb) AS r',
 		e.directory, spec::text) x;
-	UPDATE @extschema@.endpoints x SET settings = jsonb_strip_nulls(x.settings || coalesce(spec -> 'settings', '{}'))
-	WHERE x.tenant = tenant_id AND x.name = endpoint;
+	IF changes <> '{}' THEN
+		UPDATE @extschema@.endpoints x SET settings = jsonb_strip_nulls(x.settings || changes)
+		WHERE x.tenant = tenant_id AND x.name = endpoint;
+		UPDATE @extschema@.branches x SET settings = jsonb_strip_nulls(x.settings || changes) WHERE x.timeline = e.timeline;
+	END IF;
 	RETURN r;
 END $$;
 COMMENT ON FUNCTION configure_endpoint(text, text, jsonb) IS

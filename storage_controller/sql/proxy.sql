@@ -50,16 +50,16 @@ BEGIN
 	END IF;
 	IF e.wanted = 'running' AND e.started_at IS NOT NULL THEN
 		BEGIN
-			RETURN (SELECT r ->> 'secret' FROM @extschema@.remote(@extschema@.endpoint_admin(e), format('endpoint "%s"', e.name), ask, role) r);
+			-- in template1, where the watcher asks too: somebody who tries passwords does not keep an endpoint awake
+			RETURN (SELECT r ->> 'secret' FROM @extschema@.remote(replace(@extschema@.endpoint_admin(e), 'dbname=postgres', 'dbname=template1'),
+				format('endpoint "%s"', e.name), ask, role) r);
 		EXCEPTION WHEN connection_exception OR sqlclient_unable_to_establish_sqlconnection OR connection_failure
 				OR cannot_connect_now OR admin_shutdown OR crash_shutdown THEN
 			NULL;
 		END;
 	END IF;
-	IF to_regclass('@extschema@.role_secrets') IS NOT NULL THEN
-		EXECUTE 'SELECT count(*) > 0, max(secret) FILTER (WHERE role = $2) FROM @extschema@.role_secrets WHERE timeline = $1'
-			INTO kept, answer USING e.timeline, role;
-	END IF;
+	SELECT count(*) > 0, max(s.secret) FILTER (WHERE s.role = proxy_role_secret.role AND (s.valid_until IS NULL OR s.valid_until > clock_timestamp()))
+		INTO kept, answer FROM @extschema@.role_secrets s WHERE s.timeline = e.timeline;
 	IF kept THEN
 		RETURN answer;
 	END IF;

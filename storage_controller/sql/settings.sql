@@ -16,13 +16,8 @@ CREATE FUNCTION setting_is_ours(name text) RETURNS bool LANGUAGE sql IMMUTABLE A
 		OR name ~ '^(neon|neon_.*)\.' OR name ~ '^(unix_socket|ssl|recovery_|krb_)';
 $$;
 
-CREATE FUNCTION set_branch(tenant_id text, branch text, setting text, value text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-	tl @extschema@.timelines;
-	e @extschema@.endpoints;
-	result text := 'at the next start of its endpoint';
+CREATE FUNCTION check_branch_setting(setting text, value text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-	setting := lower(setting);
 	IF setting IS NULL OR setting !~ '^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?$' THEN
 		RAISE EXCEPTION 'invalid setting name "%"', setting USING ERRCODE = 'invalid_name', HINT = 'Use a name of pg_settings.';
 	ELSIF @extschema@.setting_is_ours(setting) THEN
@@ -32,8 +27,19 @@ BEGIN
 	IF value IS NOT NULL THEN
 		PERFORM @extschema@.check_setting(setting, value);
 	END IF;
+END $$;
+
+CREATE FUNCTION set_branch(tenant_id text, branch text, setting text, value text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	tl @extschema@.timelines;
+	e @extschema@.endpoints;
+	result text := 'at the next start of its endpoint';
+BEGIN
+	setting := lower(setting);
+	PERFORM @extschema@.check_branch_setting(setting, value);
 	PERFORM @extschema@.lock_tenant(tenant_id);
 	tl := @extschema@.find_branch(tenant_id, branch);
+	PERFORM @extschema@.lock_endpoints(tl.id);		-- one that is being started has it or not
 	UPDATE @extschema@.branches b SET settings = CASE WHEN value IS NULL THEN b.settings - setting
 			ELSE b.settings || jsonb_build_object(setting, value) END
 	WHERE b.timeline = tl.id;

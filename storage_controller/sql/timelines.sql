@@ -5,26 +5,58 @@
 CREATE FUNCTION current_lsn(tl timelines) RETURNS pg_lsn LANGUAGE plpgsql AS $$
 DECLARE
 	e @extschema@.endpoints;
-	admin text;
 	c text;
 	lsn pg_lsn;
+	locked bool := false;
+	give_up timestamptz;
 BEGIN
-	SELECT * INTO e FROM @extschema@.endpoints WHERE timeline = tl.id;
-	IF FOUND AND @extschema@.endpoint_pid(e) IS NOT NULL THEN
-		admin := @extschema@.endpoint_admin(e);
-		-- a commit of our own: when it has its quorum, everything before it has
-		PERFORM @extschema@.remote(admin, format('endpoint "%s"', e.name),
-			'SELECT pg_logical_emit_message(true, ''neon'', ''branch point'')');
-		SELECT (r ->> 'lsn')::pg_lsn INTO STRICT lsn FROM @extschema@.remote(admin, format('endpoint "%s"', e.name),
-			'SELECT pg_current_wal_flush_lsn() AS lsn') r;
-		RETURN lsn;
-	END IF;
+	-- A running endpoint is asked.  One that cannot be is perhaps being started or stopped: we wait for that, and keep it from being
+	-- started while we ask the safekeepers, as an election would end it.
+	LOOP
+		SELECT * INTO e FROM @extschema@.endpoints WHERE timeline = tl.id;
+		IF NOT FOUND AND NOT locked THEN
+			PERFORM @extschema@.lock_tenant(tl.tenant);		-- or one could be created meanwhile
+			locked := true;
+			CONTINUE;
+		END IF;
+		EXIT WHEN e.name IS NULL;
+		IF @extschema@.endpoint_pid(e) IS NOT NULL THEN
+			BEGIN
+				RETURN @extschema@.ask_current_lsn(e);
+			EXCEPTION WHEN connection_exception OR sqlclient_unable_to_establish_sqlconnection OR connection_failure
+					OR cannot_connect_now OR admin_shutdown OR crash_shutdown THEN
+				IF locked AND clock_timestamp() > give_up THEN
+					RAISE;
+				END IF;
+			END;
+		END IF;
+		IF locked THEN
+			EXIT WHEN @extschema@.endpoint_pid(e) IS NULL;
+			PERFORM pg_sleep(0.1);
+		ELSE
+			PERFORM @extschema@.endpoint_lock(e.tenant, e.name);
+			locked := true;
+			give_up := clock_timestamp() + interval '20 s';
+		END IF;
+	END LOOP;
 	-- nobody writes: the end of the quorum's log
 	SELECT name INTO STRICT c FROM @extschema@.nodes WHERE role = 'compute' ORDER BY node_id LIMIT 1;
 	PERFORM @extschema@.ensure_on_safekeepers(tl);
 	SELECT (r ->> 'lsn')::pg_lsn INTO STRICT lsn FROM @extschema@.on_node(c,
 		'SELECT lsn FROM neon_compute_tools.sync_safekeepers($1, $2, $3, $4, $5, $6, 30000)',
 		tl.tenant, tl.id, @extschema@.safekeepers_setting(tl), tl.start_lsn::text, tl.system_id, tl.wal_seg_size::text) r;
+	RETURN lsn;
+END $$;
+
+-- A commit of our own: when it has its quorum, everything before it has.
+CREATE FUNCTION ask_current_lsn(e endpoints) RETURNS pg_lsn LANGUAGE plpgsql AS $$
+DECLARE
+	admin text := @extschema@.endpoint_admin(e);
+	who text := format('endpoint "%s"', e.name);
+	lsn pg_lsn;
+BEGIN
+	PERFORM @extschema@.remote(admin, who, 'SELECT pg_logical_emit_message(true, ''neon'', ''branch point'')');
+	SELECT (r ->> 'lsn')::pg_lsn INTO STRICT lsn FROM @extschema@.remote(admin, who, 'SELECT pg_current_wal_flush_lsn() AS lsn') r;
 	RETURN lsn;
 END $$;
 
@@ -179,13 +211,13 @@ BEGIN
 	RETURN tl.id;
 END $$;
 
--- The servers of a timeline, if there are any: stopped, and nothing of their directories kept.
+-- The servers of a timeline, if there are any: stopped, and nothing of their directories kept.  Until the end of our transaction nobody else
+-- starts them.
 CREATE FUNCTION remove_computes(timeline_id text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE e @extschema@.endpoints;
 BEGIN
+	PERFORM @extschema@.lock_endpoints(timeline_id);
 	FOR e IN SELECT * FROM @extschema@.endpoints x WHERE x.timeline = timeline_id LOOP
-		PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.stop_process($1, $2)', e.directory, 'fast');
-		PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.forget_dead_process($1)', e.directory);
-		PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.drop_data_directory($1)', e.directory);
+		PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.drop_compute($1)', e.directory);
 	END LOOP;
 END $$;

@@ -107,7 +107,7 @@ for my $bad (
 	[ 'an id that is none', $lsn, $prev, sub { ${ $_[0] } =~ s/^neon.tenant_id = .*$/neon.tenant_id = 'xyz'/m }, qr/invalid value for parameter "neon.tenant_id": "xyz"/ ],
 	[ 'no timeline', $lsn, $prev, sub { ${ $_[0] } =~ s/^neon.timeline_id = .*$/neon.timeline_id = ''/m }, qr/FATAL|PANIC|ERROR/ ],
 	[ 'a position in the past', lsn_text(lsn_number($prev)), '0/0', sub { }, qr/stopping this compute: the log does not end where this server began/ ],
-	[ 'a start_lsn that is not where the directory starts', $lsn, $prev, sub { ${ $_[0] } =~ s/^neon.start_lsn = .*$/neon.start_lsn = '0\/5000028'/m }, qr/stopping this compute: the log does not end where this server began/ ])
+	[ 'a start_lsn that is not where the directory starts', $lsn, $prev, sub { ${ $_[0] } =~ s/^neon.start_lsn = .*$/neon.start_lsn = '0\/5000028'/m }, qr/this data directory cannot be started at 0\/5000028/ ])
 {
 	my ($name, $at, $before, $edit, $message) = @$bad;
 	my ($result, $said) = start_with('wrong', $at, $before, $edit, $message);
