@@ -56,6 +56,20 @@ is($c->status->{main}{state}, 'suspended', 'the endpoint sleeps');
 ok_sql(as_role('app', 'two', $id), 'SELECT a FROM t', '1', 'a connection wakes it');
 is($ctl->('SELECT count(*) FROM starts'), 1, 'one start');
 
+# a password is checked before anything is started; who sleeps may have got another one, a limit, or be new since the last time
+ok_sql($main, q{CREATE ROLE late LOGIN PASSWORD 'one' VALID UNTIL '2001-01-01'; CREATE ROLE fresh LOGIN PASSWORD 'one'; ALTER ROLE app PASSWORD 'three'}, '', 'roles change');
+$ctl->(q{TRUNCATE starts; SELECT neon_suspend_endpoint('main')});
+for my $wrong (as_role('app', 'two', $id), as_role('app', 'nonsense', $id . '-pooler'), as_role('nobody', 'one', 'main'), as_role('late', 'one', $id))
+{
+	like(($c->psql_uri("$wrong&sslmode=require", 'SELECT 1'))[2], qr/FATAL:  password authentication failed for user/, 'a wrong password at one that sleeps');
+}
+is($c->status->{main}{state} . $ctl->('SELECT count(*) FROM starts'), 'suspended0', 'starts nothing');
+ok_sql(as_role('fresh', 'one', $id), 'SELECT 1', '1', 'a right one does');
+is($ctl->('SELECT count(*) FROM starts'), 1, 'once');
+ok_sql($main, q{ALTER ROLE app PASSWORD 'two'}, '', 'a password is changed while it runs');
+$c->kill9('main');
+ok_sql(as_role('app', 'two', $id), 'SELECT 1', '1', 'and the new one is known after a crash');
+
 # a client that stays connected while its endpoint sleeps
 my ($in, $out, $err) = ("SELECT 'first';\n", '', '');
 my $h = IPC::Run::start([ 'psql', '-X', '-q', '-A', '-t', $main . '-pooler' ], '<', \$in, '>', \$out, '2>', \$err, timeout(300));
