@@ -21,7 +21,7 @@ $c->start;
 sub ctl { my ($sql) = @_; return $c->node_sql('controller', "SET neon.tenant = 'default'; $sql"); }
 $c->sql('main', 'CREATE TABLE t (a int); INSERT INTO t VALUES (0)');
 ctl(q{SELECT neon_create_branch('dev', parent => 'main'); SELECT neon_create_endpoint('dev')});
-$c->sql('dev', 'INSERT INTO t VALUES (1)');
+$c->sql('dev', 'INSERT INTO t VALUES (-1)');
 
 my @sessions;
 # One psql that says all of it, with pauses; an error does not end it.
@@ -78,7 +78,7 @@ ok(@acknowledged > 0, @acknowledged . ' commits on main meanwhile');
 ctl(q{SELECT neon_start_endpoint('main'); SELECT neon_start_endpoint('dev')});
 my %there = map { $_ => 1 } split /\n/, $c->sql('main', 'SELECT a FROM t');
 is(join(' ', grep { !$there{$_} } @acknowledged), '', 'all of them are there');
-is($c->sql('dev', 'INSERT INTO t VALUES (2); SELECT count(*) FROM t WHERE a = 2'), '1', 'dev works');
+is($c->sql('dev', 'INSERT INTO t VALUES (-2); SELECT count(*) FROM t WHERE a = -2'), '1', 'dev works');
 is($c->sql('dev', 'SHOW work_mem'), (2 * $rounds - 1) . 'MB', 'with the setting it was given last');
 is(ctl(q{SELECT count(*) FROM neon_branches WHERE name ~ '^dev_'}), int($rounds / 2), 'each restore has kept what was before');
 my $logs = join '', map { my $f = $_; local $/; open my $fh, '<', $f or die "$f: $!"; <$fh> } glob("$c->{dir}/logs/controller.log $c->{dir}/computes/*/compute.log");
