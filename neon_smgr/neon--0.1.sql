@@ -235,8 +235,9 @@ CREATE VIEW neon_branches AS
 COMMENT ON VIEW neon_branches IS 'Branches: their parents, the LSN they began at, protection, and settings of their servers.';
 CREATE VIEW neon_endpoints AS
 	SELECT * FROM jsonb_to_recordset(neon_list('endpoints')) AS e (name text, branch text, mode text, state text, pid int,
-		host text, port int, started_at timestamptz, tenant text);
-COMMENT ON VIEW neon_endpoints IS 'Endpoints: their branches, addresses, and whether they run.';
+		host text, port int, started_at timestamptz, warm_start bool, active_at timestamptz, activity text, suspend_timeout interval,
+		problem text, tenant text);
+COMMENT ON VIEW neon_endpoints IS 'Endpoints: their branches, addresses, whether they run and how they were started, when they were last seen busy and with what, the time without activity after which they sleep (0 is never), and why one that has crashed could not be started again.';
 CREATE VIEW neon_nodes AS
 	SELECT * FROM jsonb_to_recordset(neon_list('nodes')) AS n (name text, role text, node_id int, host text, port int,
 		registered_at timestamptz);
