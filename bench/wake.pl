@@ -1,4 +1,4 @@
-# wake - a sleeping endpoint to its first row, against pg_ctl start and connect of a stock cluster; part of bench/run, which has the helpers.
+# wake.pl - a sleeping endpoint to its first row, against pg_ctl start and connect of a stock cluster; part of bench/run, which has the helpers.
 #
 # start_warm: neon_start_endpoint() on the controller, then a connection to the endpoint.  wake_*: what a client sees that connects through the
 # proxy, with its password, and wakes the endpoint by that.  start_from_nothing is in bench/run.
