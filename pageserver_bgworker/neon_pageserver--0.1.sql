@@ -175,6 +175,11 @@ CREATE FUNCTION neon_pageserver.slru_segment_at(tenant text, timeline text, kind
 COMMENT ON FUNCTION neon_pageserver.slru_segment_at(text, text, int, bigint, pg_lsn) IS
 	'an SLRU segment at an LSN (kind 0 pg_xact, 1 multixact offsets, 2 members); NULL when it does not exist';
 
+CREATE FUNCTION neon_pageserver.layers_visited() RETURNS bigint
+	LANGUAGE c AS 'MODULE_PATHNAME', 'neon_ps_layers_visited';
+COMMENT ON FUNCTION neon_pageserver.layers_visited() IS
+	'how many layer files the functions of this session have searched: what a read costs is the difference';
+
 CREATE FUNCTION neon_pageserver.compare_directory(tenant text, timeline text, directory text, lsn pg_lsn,
 	OUT path text, OUT block bigint, OUT problem text) RETURNS SETOF record
 	LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'neon_ps_compare_directory';
