@@ -186,6 +186,7 @@ CREATE FUNCTION neon_pageserver.compare_directory(tenant text, timeline text, di
 COMMENT ON FUNCTION neon_pageserver.compare_directory(text, text, text, pg_lsn) IS
 	'differences between a data directory that was stopped at an LSN and the timeline at that LSN';
 
+REVOKE EXECUTE ON FUNCTION neon_pageserver.layers_visited() FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION neon_pageserver.compare_directory(text, text, text, pg_lsn) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION neon_pageserver.ingest_status() FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION neon_pageserver.resume_ingest(text, text) FROM PUBLIC;

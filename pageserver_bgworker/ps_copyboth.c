@@ -259,6 +259,7 @@ ps_copyboth_reserve(PsCopyBoth *cb, size_t len)
 		cb->out_bytes = len + HEADER_BYTES;
 		cb->out = repalloc(cb->out, cb->out_bytes);
 	}
+	cb->message_start = cb->out_len;
 	message = cb->out + cb->out_len;
 	message[0] = 'd';
 	memcpy(message + 1, &be_len, sizeof(be_len));
