@@ -52,9 +52,11 @@ sub replay_once
 	sh('sh', '-c', "cp $w->{dir}/pg_wal/0* $d/pg_wal/");
 	open my $f, '>', "$d/recovery.signal"; close $f;
 	sh('rm', '-f', "$work/replay.log");
-	stock('replay', cluster()->{port} + 78, "restore_command='false'\nfsync=on\nautovacuum=off");
+	my $uri = stock('replay', cluster()->{port} + 78, "restore_command='false'\nfsync=on\nautovacuum=off");
+	# a hot standby answers before it has replayed anything
+	for (1 .. 6000) { last if psql($uri, 'SELECT pg_is_in_recovery()') eq 'f'; sleep 0.1; }
 	stop_stock();
-	my ($elapsed) = `cat $work/replay.log` =~ /redo done at .* elapsed: ([\d.]+) s/ or die 'no time of redo in the log';
+	my ($elapsed) = `cat $work/replay.log` =~ /redo done at .* elapsed: ([\d.]+) s/ or die "no time of redo in the log:\n" . `cat $work/replay.log`;
 	return $w->{bytes} / $elapsed / 1e6;
 }
 
