@@ -166,15 +166,20 @@ add_base(PsChain *chain, XLogRecPtr lsn, const uint8 *image)
 static void
 rebuild_page(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn, XLogRecPtr cut, bool from_zeros, char *page)
 {
+	uint32		incarnation = ps_timeline_incarnation(tl);
 	bool		use_cache = !LWLockHeldByMe(&tl->write_lock);	/* the writer reads what is not committed */
 	XLogRecPtr	cached_as_of = InvalidXLogRecPtr;
-	bool		have_cached = use_cache && ps_page_cache_get(tl, key, cut, lsn, page, &cached_as_of);
+	bool		have_cached = use_cache && ps_page_cache_get(tl, incarnation, key, cut, lsn, page, &cached_as_of);
 	PsChain		chain;
 
+	if (have_cached && cached_as_of == lsn)
+		return;
 	ps_get_chain(tl, key, lsn, have_cached ? cached_as_of : cut, &chain);
 	if (chain.nversions == 0)
 	{
-		if (!have_cached)
+		if (have_cached)
+			ps_page_cache_touch(tl, incarnation, key, cached_as_of, lsn);
+		else
 			memset(page, 0, BLCKSZ);
 		return;
 	}
@@ -191,7 +196,7 @@ rebuild_page(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn, XLogRecPtr cut
 						   LSN_FORMAT_ARGS(chain.versions[chain.nversions - 1].lsn), LSN_FORMAT_ARGS(cut))));
 	ps_redo(key, &chain, page);
 	if (use_cache && chain.nversions > 1)
-		ps_page_cache_put(tl, key, lsn, page);
+		ps_page_cache_put(tl, incarnation, key, lsn, page);
 }
 
 static void
