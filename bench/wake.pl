@@ -1,11 +1,12 @@
 # wake.pl - a sleeping endpoint to its first row, against pg_ctl start and connect of a stock cluster; part of bench/run, which has the helpers.
 #
 # start_warm: neon_start_endpoint() on the controller, then a connection to the endpoint.  wake_*: what a client sees that connects through the
-# proxy, with its password, and wakes the endpoint by that.  start_from_nothing is in bench/run.
+# proxy, with its password, and wakes the endpoint by that.  start_from_nothing is in compute.pl.
 #
 # SPDX-License-Identifier: Apache-2.0
 use strict;
 use warnings;
+use Bench;
 
 # Make the next start one from nothing: without the directory there is nothing to be warm with.
 sub forget_directory { my ($cl) = @_; sh('rm', '-rf', $cl->status->{main}{dir}); return; }

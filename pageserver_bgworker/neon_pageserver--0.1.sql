@@ -175,12 +175,18 @@ CREATE FUNCTION neon_pageserver.slru_segment_at(tenant text, timeline text, kind
 COMMENT ON FUNCTION neon_pageserver.slru_segment_at(text, text, int, bigint, pg_lsn) IS
 	'an SLRU segment at an LSN (kind 0 pg_xact, 1 multixact offsets, 2 members); NULL when it does not exist';
 
+CREATE FUNCTION neon_pageserver.layers_visited() RETURNS bigint
+	LANGUAGE c AS 'MODULE_PATHNAME', 'neon_ps_layers_visited';
+COMMENT ON FUNCTION neon_pageserver.layers_visited() IS
+	'how many layer files the functions of this session have searched: what a read costs is the difference';
+
 CREATE FUNCTION neon_pageserver.compare_directory(tenant text, timeline text, directory text, lsn pg_lsn,
 	OUT path text, OUT block bigint, OUT problem text) RETURNS SETOF record
 	LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'neon_ps_compare_directory';
 COMMENT ON FUNCTION neon_pageserver.compare_directory(text, text, text, pg_lsn) IS
 	'differences between a data directory that was stopped at an LSN and the timeline at that LSN';
 
+REVOKE EXECUTE ON FUNCTION neon_pageserver.layers_visited() FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION neon_pageserver.compare_directory(text, text, text, pg_lsn) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION neon_pageserver.ingest_status() FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION neon_pageserver.resume_ingest(text, text) FROM PUBLIC;

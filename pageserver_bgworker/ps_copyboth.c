@@ -30,6 +30,7 @@
 #define BUFFER_BYTES		(512 * 1024)
 #define MIN_READ_BYTES		(64 * 1024)
 #define MAX_MESSAGE_BYTES	(64 * 1024)	/* from the client; requests are much smaller */
+#define SEND_BYTES			(64 * 1024)	/* what was answered is sent, so that the client works on it meanwhile */
 #define HEADER_BYTES		5		/* type, and length that counts itself */
 
 static void
@@ -251,13 +252,14 @@ ps_copyboth_reserve(PsCopyBoth *cb, size_t len)
 	char	   *message;
 	uint32		be_len = pg_hton32((uint32) len + 4);
 
-	if (cb->out_len + len + HEADER_BYTES > cb->out_bytes)
+	if (cb->out_len >= SEND_BYTES || cb->out_len + len + HEADER_BYTES > cb->out_bytes)
 		ps_copyboth_flush(cb);
 	if (len + HEADER_BYTES > cb->out_bytes)
 	{
 		cb->out_bytes = len + HEADER_BYTES;
 		cb->out = repalloc(cb->out, cb->out_bytes);
 	}
+	cb->message_start = cb->out_len;
 	message = cb->out + cb->out_len;
 	message[0] = 'd';
 	memcpy(message + 1, &be_len, sizeof(be_len));

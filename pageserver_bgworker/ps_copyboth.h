@@ -19,6 +19,7 @@ typedef struct PsCopyBoth
 	char	   *out;			/* messages not yet sent */
 	size_t		out_bytes;
 	size_t		out_len;
+	size_t		message_start;	/* of the message reserved last, while it is in out */
 	bool		done;			/* CopyDone has come */
 } PsCopyBoth;
 

@@ -31,13 +31,14 @@ decode_size(const char *what, const uint8 *bytes, uint32 len)
 	return size;
 }
 
-uint32
-ps_rel_size(PsTimeline *tl, uint32 spc, uint32 db, uint32 rel, uint8 fork, XLogRecPtr lsn)
+/* Size at lsn; `before` if it did not change above the floor. */
+static uint32
+rel_size_above(PsTimeline *tl, const neon_key *block, XLogRecPtr lsn, XLogRecPtr floor, uint32 before)
 {
-	neon_key	key = {.spc = spc,.db = db,.rel = rel,.kind = NEON_KEY_REL_SIZE,.fork = fork};
+	neon_key	key = {.spc = block->spc,.db = block->db,.rel = block->rel,.kind = NEON_KEY_REL_SIZE,.fork = block->fork};
 	uint32		len;
-	uint32		size = NEON_SIZE_ABSENT;
-	uint8	   *value = ps_get_value(tl, &key, lsn, &len, NULL);
+	uint32		size = before;
+	uint8	   *value = ps_get_image(tl, &key, lsn, floor, &len, NULL);
 
 	if (value)
 	{
@@ -45,6 +46,82 @@ ps_rel_size(PsTimeline *tl, uint32 spc, uint32 db, uint32 rel, uint8 fork, XLogR
 		pfree(value);
 	}
 	return size;
+}
+
+uint32
+ps_rel_size(PsTimeline *tl, uint32 spc, uint32 db, uint32 rel, uint8 fork, XLogRecPtr lsn)
+{
+	neon_key	key = {.spc = spc,.db = db,.rel = rel,.fork = fork};
+
+	return rel_size_above(tl, &key, lsn, InvalidXLogRecPtr, NEON_SIZE_ABSENT);
+}
+
+/* ---- size and newest cut of relations, remembered by this process ---- */
+
+/*
+ * As of an LSN the timeline has reached both are history and never change; for a later LSN only what is above it is looked for, which
+ * is in memory.  An entry is replaced as a whole, so an ERROR on the way leaves it as it was.
+ */
+typedef struct RelState
+{
+	uint32		slot;			/* of the timeline, + 1; 0: free */
+	uint32		incarnation;
+	uint32		spc;
+	uint32		db;
+	uint32		rel;
+	uint8		fork;
+	XLogRecPtr	as_of;
+	uint32		size;
+	uint32		cut_left;
+	XLogRecPtr	cut_lsn;
+} RelState;
+
+#define REL_STATES	64
+
+static RelState rel_states[REL_STATES];
+
+static bool
+is_state_of(const RelState *r, PsTimeline *tl, const neon_key *key)
+{
+	return r->slot == (uint32) (tl - ps_timelines) + 1 && r->incarnation == ps_timeline_incarnation(tl) &&
+		r->rel == key->rel && r->db == key->db && r->spc == key->spc && r->fork == key->fork;
+}
+
+static RelState
+rel_state(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn)
+{
+	RelState   *entry = &rel_states[(key->rel * 4 + key->fork + key->db * 31 + (tl - ps_timelines) * 7) % REL_STATES];
+	bool		mine = is_state_of(entry, tl, key);
+	RelState	r = {.slot = (uint32) (tl - ps_timelines) + 1,.incarnation = ps_timeline_incarnation(tl),.spc = key->spc,
+		.db = key->db,.rel = key->rel,.fork = key->fork,.size = NEON_SIZE_ABSENT};
+	XLogRecPtr	cut;
+	uint32		left;
+
+	if (mine && entry->as_of <= lsn)
+		r = *entry;
+	if (r.as_of == lsn)
+		return r;
+	r.size = rel_size_above(tl, key, lsn, r.as_of, r.size);
+	cut = ps_newest_cut(tl, key, lsn, r.as_of, &left);
+	if (cut != InvalidXLogRecPtr)
+	{
+		r.cut_lsn = cut;
+		r.cut_left = left;
+	}
+	r.as_of = lsn;
+	/* the writer sees what is not committed; a reader of the past does not spoil it for the others */
+	if (!LWLockHeldByMe(&tl->write_lock) && (!mine || entry->as_of <= lsn))
+		*entry = r;
+	return r;
+}
+
+/* LSN of the last cut that took the block away; 0 if none. */
+static XLogRecPtr
+last_cut_of(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn, const RelState *r)
+{
+	if (r->cut_lsn == InvalidXLogRecPtr || key->blk >= r->cut_left)
+		return r->cut_lsn;
+	return ps_last_cut(tl, key, lsn);
 }
 
 uint32
@@ -89,23 +166,25 @@ add_base(PsChain *chain, XLogRecPtr lsn, const uint8 *image)
 static void
 rebuild_page(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn, XLogRecPtr cut, bool from_zeros, char *page)
 {
+	uint32		incarnation = ps_timeline_incarnation(tl);
 	bool		use_cache = !LWLockHeldByMe(&tl->write_lock);	/* the writer reads what is not committed */
 	XLogRecPtr	cached_as_of = InvalidXLogRecPtr;
-	char	   *cached = palloc(BLCKSZ);
-	bool		have_cached = use_cache && ps_page_cache_get(tl, key, cut, lsn, cached, &cached_as_of);
+	bool		have_cached = use_cache && ps_page_cache_get(tl, incarnation, key, cut, lsn, page, &cached_as_of);
 	PsChain		chain;
 
+	if (have_cached && cached_as_of == lsn)
+		return;
 	ps_get_chain(tl, key, lsn, have_cached ? cached_as_of : cut, &chain);
 	if (chain.nversions == 0)
 	{
 		if (have_cached)
-			memcpy(page, cached, BLCKSZ);
+			ps_page_cache_touch(tl, incarnation, key, cached_as_of, lsn);
 		else
 			memset(page, 0, BLCKSZ);
 		return;
 	}
 	if (!chain.complete && have_cached)
-		add_base(&chain, cached_as_of, (uint8 *) cached);
+		add_base(&chain, cached_as_of, memcpy(palloc(BLCKSZ), page, BLCKSZ));
 	else if (!chain.complete && from_zeros)
 		add_base(&chain, InvalidXLogRecPtr, palloc0(BLCKSZ));
 	if (!chain.complete)
@@ -117,7 +196,7 @@ rebuild_page(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn, XLogRecPtr cut
 						   LSN_FORMAT_ARGS(chain.versions[chain.nversions - 1].lsn), LSN_FORMAT_ARGS(cut))));
 	ps_redo(key, &chain, page);
 	if (use_cache && chain.nversions > 1)
-		ps_page_cache_put(tl, key, lsn, page);
+		ps_page_cache_put(tl, incarnation, key, lsn, page);
 }
 
 static void
@@ -142,10 +221,9 @@ get_fsm_page(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn, XLogRecPtr cut
 
 /* false when the block lies behind the end of its fork and that is not an error. */
 static bool
-inside_relation(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn)
+inside_relation(const neon_key *key, XLogRecPtr lsn, uint32 size)
 {
 	bool		map = key->fork == FSM_FORKNUM || key->fork == VISIBILITYMAP_FORKNUM;
-	uint32		size = ps_rel_size(tl, key->spc, key->db, key->rel, key->fork, lsn);
 
 	if (size != NEON_SIZE_ABSENT && key->blk < size)
 		return true;
@@ -173,6 +251,7 @@ reached_lsn(PsTimeline *tl, XLogRecPtr lsn)
 static void
 get_page(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn, char *page)
 {
+	RelState	r;
 	XLogRecPtr	cut;
 
 	lsn = reached_lsn(tl, lsn);
@@ -181,12 +260,13 @@ get_page(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn, char *page)
 		rebuild_page(tl, key, lsn, InvalidXLogRecPtr, true, page);
 		return;
 	}
-	if (!inside_relation(tl, key, lsn))
+	r = rel_state(tl, key, lsn);
+	if (!inside_relation(key, lsn, r.size))
 	{
 		memset(page, 0, BLCKSZ);
 		return;
 	}
-	cut = ps_last_cut(tl, key, lsn);
+	cut = last_cut_of(tl, key, lsn, &r);
 	if (key->fork == FSM_FORKNUM)
 		get_fsm_page(tl, key, lsn, cut, page);
 	else

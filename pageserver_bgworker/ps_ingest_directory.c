@@ -223,6 +223,14 @@ neon_ps_slru_segment_at(PG_FUNCTION_ARGS)
 	PG_RETURN_BYTEA_P(result);
 }
 
+PG_FUNCTION_INFO_V1(neon_ps_layers_visited);
+
+Datum
+neon_ps_layers_visited(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64((int64) ps_layers_visited);
+}
+
 PG_FUNCTION_INFO_V1(neon_ps_rel_size_at);
 
 /* (tenant, timeline, spc, db, rel, fork, lsn): NULL when the fork does not exist */

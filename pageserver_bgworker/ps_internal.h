@@ -259,11 +259,13 @@ extern const PsMemKey *ps_mem_first_key(const PsMemLayer *layer, neon_key_kind k
 extern const PsMemKey *ps_mem_next_key(const PsMemKey *key);
 
 /* ---- reading (ps_read.c), beyond ps.h ---- */
+extern uint64 ps_layers_visited;	/* layer files that were searched by this process, filters passed */
 /* The newest image of a key above the floor; NULL if none.  version_lsn may be NULL. */
 extern uint8 *ps_get_image(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn, XLogRecPtr floor,
 						   uint32 *len, XLogRecPtr *version_lsn);
 /* LSN of the last truncation, drop or creation at or below lsn that took the block away; 0 if none. */
 extern XLogRecPtr ps_last_cut(PsTimeline *tl, const neon_key *block, XLogRecPtr lsn);
+extern XLogRecPtr ps_newest_cut(PsTimeline *tl, const neon_key *block, XLogRecPtr lsn, XLogRecPtr floor, uint32 *left);
 
 /* ---- pages and sizes (ps_getpage.c), beyond ps.h ---- */
 extern uint32 ps_slru_size(PsTimeline *tl, uint32 slru_kind, uint32 segment, XLogRecPtr lsn);	/* NEON_SIZE_ABSENT if none */

@@ -7,6 +7,7 @@
  *
  * The cache is set-associative: a key's hash gives a set of eight entries, in which the least recently used one is
  * replaced.  A key has at most one entry, the newest.  An entry of a timeline that was dropped is known by its incarnation.
+ * A reader that found nothing newer than an entry moves its LSN up, so that the next read at that LSN need not look again.
  *
  * Locks: a set belongs to one of PS_CACHE_LOCKS LWLocks, held while a page is copied.
  *
@@ -89,14 +90,14 @@ lock_of(uint32 set)
 }
 
 static inline bool
-is_entry_of(const CacheEntry *e, PsTimeline *tl, const neon_key *key)
+is_entry_of(const CacheEntry *e, PsTimeline *tl, uint32 incarnation, const neon_key *key)
 {
-	return e->slot == (uint32) (tl - ps_timelines) + 1 && e->incarnation == ps_timeline_incarnation(tl) &&
+	return e->slot == (uint32) (tl - ps_timelines) + 1 && e->incarnation == incarnation &&
 		memcmp(&e->key, key, sizeof(neon_key)) == 0;
 }
 
 bool
-ps_page_cache_get(PsTimeline *tl, const neon_key *key, XLogRecPtr floor, XLogRecPtr lsn,
+ps_page_cache_get(PsTimeline *tl, uint32 incarnation, const neon_key *key, XLogRecPtr floor, XLogRecPtr lsn,
 				  char page[BLCKSZ], XLogRecPtr *as_of)
 {
 	uint32		set;
@@ -108,7 +109,7 @@ ps_page_cache_get(PsTimeline *tl, const neon_key *key, XLogRecPtr floor, XLogRec
 	LWLockAcquire(lock_of(set), LW_SHARED);
 	for (uint32 i = set * PS_CACHE_WAYS; i < (set + 1) * PS_CACHE_WAYS; i++)
 	{
-		if (!is_entry_of(&entries[i], tl, key))
+		if (!is_entry_of(&entries[i], tl, incarnation, key))
 			continue;
 		if (entries[i].as_of >= floor && entries[i].as_of <= lsn)
 		{
@@ -123,8 +124,32 @@ ps_page_cache_get(PsTimeline *tl, const neon_key *key, XLogRecPtr floor, XLogRec
 	return found;
 }
 
+/* Nobody waits for what only saves a later look. */
 void
-ps_page_cache_put(PsTimeline *tl, const neon_key *key, XLogRecPtr as_of, const char page[BLCKSZ])
+ps_page_cache_touch(PsTimeline *tl, uint32 incarnation, const neon_key *key, XLogRecPtr was, XLogRecPtr as_of)
+{
+	uint32		set;
+
+	if (cache->nsets == 0)
+		return;
+	set = set_of(tl, key);
+	if (!LWLockConditionalAcquire(lock_of(set), LW_EXCLUSIVE))
+		return;
+	for (uint32 i = set * PS_CACHE_WAYS; i < (set + 1) * PS_CACHE_WAYS; i++)
+	{
+		if (!is_entry_of(&entries[i], tl, incarnation, key))
+			continue;
+		/* another reader may have put a later state, or moved it further */
+		if (entries[i].as_of == was)
+			entries[i].as_of = as_of;
+		break;
+	}
+	LWLockRelease(lock_of(set));
+}
+
+void
+ps_page_cache_put(PsTimeline *tl, uint32 incarnation, const neon_key *key, XLogRecPtr as_of,
+				  const char page[BLCKSZ])
 {
 	uint32		set;
 	uint32		victim;
@@ -136,7 +161,7 @@ ps_page_cache_put(PsTimeline *tl, const neon_key *key, XLogRecPtr as_of, const c
 	LWLockAcquire(lock_of(set), LW_EXCLUSIVE);
 	for (uint32 i = set * PS_CACHE_WAYS; i < (set + 1) * PS_CACHE_WAYS; i++)
 	{
-		if (is_entry_of(&entries[i], tl, key))
+		if (is_entry_of(&entries[i], tl, incarnation, key))
 		{
 			victim = i;
 			break;
@@ -144,10 +169,10 @@ ps_page_cache_put(PsTimeline *tl, const neon_key *key, XLogRecPtr as_of, const c
 		if (entries[i].used < entries[victim].used)
 			victim = i;
 	}
-	if (!is_entry_of(&entries[victim], tl, key) || entries[victim].as_of < as_of)
+	if (!is_entry_of(&entries[victim], tl, incarnation, key) || entries[victim].as_of < as_of)
 	{
 		entries[victim].slot = (uint32) (tl - ps_timelines) + 1;
-		entries[victim].incarnation = ps_timeline_incarnation(tl);
+		entries[victim].incarnation = incarnation;
 		entries[victim].key = *key;
 		entries[victim].as_of = as_of;
 		entries[victim].used = pg_atomic_fetch_add_u64(&cache->tick, 1);

@@ -37,11 +37,9 @@ typedef struct PageStream
 static char *
 begin_answer(PageStream *s, uint8 tag, const neon_ps_request *req, size_t payload_bytes)
 {
-	size_t		before = s->cb.out_len;
 	char	   *p = ps_copyboth_reserve(&s->cb, NEON_PS_RESPONSE_HEAD + payload_bytes);
 
-	if (s->cb.out_len < before)
-		s->answer_start = 0;	/* the buffer was sent to make room */
+	s->answer_start = s->cb.message_start;	/* what was before it may have been sent to make room */
 	return p + neon_ps_encode_response_head(tag, req, (uint8 *) p);
 }
 

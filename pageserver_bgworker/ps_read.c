@@ -18,6 +18,8 @@
 
 #define PS_FIRST_VERSIONS	16
 
+uint64		ps_layers_visited;
+
 /* What is looked for, and what to do with each version, newest first.  false stops the walk. */
 typedef struct PsWalk PsWalk;
 typedef bool (*PsVisit) (PsWalk *walk, const PsVersion *v);
@@ -120,6 +122,7 @@ walk_step(PsWalk *walk, const neon_layer_step *step)
 
 	if (!ps_layer_file_may_contain(file, walk->key))
 		return true;
+	ps_layers_visited++;
 	ps_layer_file_seek(file, walk->key, step->lsn_to);
 	while (ps_layer_file_next(file, &e) && neon_key_compare(&e.key, walk->key) == 0 && e.lsn >= step->lsn_from)
 	{
@@ -256,8 +259,8 @@ ps_get_value(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn, uint32 *len, X
 
 /* ---- cuts ---- */
 
-static bool
-visit_cut(PsWalk *walk, const PsVersion *v)
+static uint32
+decode_cut(PsWalk *walk, const PsVersion *v)
 {
 	neon_reader r;
 	uint32		left;
@@ -269,8 +272,22 @@ visit_cut(PsWalk *walk, const PsVersion *v)
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("a cut of relation %u/%u/%u fork %u at %X/%08X has %u bytes instead of 4", walk->key->spc,
 						walk->key->db, walk->key->rel, walk->key->fork, LSN_FORMAT_ARGS(v->lsn), v->len)));
-	if (left > walk->cut_block)
+	return left;
+}
+
+static bool
+visit_cut(PsWalk *walk, const PsVersion *v)
+{
+	if (decode_cut(walk, v) > walk->cut_block)
 		return true;
+	walk->found_lsn = v->lsn;
+	return false;
+}
+
+static bool
+visit_newest_cut(PsWalk *walk, const PsVersion *v)
+{
+	walk->cut_block = decode_cut(walk, v);
 	walk->found_lsn = v->lsn;
 	return false;
 }
@@ -283,6 +300,18 @@ ps_last_cut(PsTimeline *tl, const neon_key *block, XLogRecPtr lsn)
 	PsWalk		walk = {.key = &key,.visit = visit_cut,.cut_block = block->blk};
 
 	walk_versions(tl, &walk, lsn);
+	return walk.found_lsn;
+}
+
+/* The newest cut of the block's relation above the floor, and how many blocks it left; 0 if none. */
+XLogRecPtr
+ps_newest_cut(PsTimeline *tl, const neon_key *block, XLogRecPtr lsn, XLogRecPtr floor, uint32 *left)
+{
+	neon_key	key = {.spc = block->spc,.db = block->db,.rel = block->rel,.kind = NEON_KEY_REL_CUT,.fork = block->fork};
+	PsWalk		walk = {.key = &key,.lo = floor,.visit = visit_newest_cut};
+
+	walk_versions(tl, &walk, lsn);
+	*left = walk.cut_block;
 	return walk.found_lsn;
 }
 

@@ -12,7 +12,8 @@ use Test::More;
 use Time::HiRes qw(sleep);
 
 my $seed = $ENV{NEON_SEED} // (time ^ ($$ << 8)) & 0x7fffffff;
-my $rounds = $ENV{NEON_ROUNDS} // 10;
+my $rounds = $ENV{NEON_ROUNDS} // 8;
+my $at_once = $ENV{NEON_ROUNDS} // 10;
 srand($seed);
 diag("NEON_SEED=$seed");
 
@@ -25,14 +26,25 @@ my $l = Ledger->new(dir => "$c->{tmp}/ledger", writers => 6, dsns => [ $dsn{one}
 $l->setup($c);
 $c->stop('main');
 
-sub log_of { my ($name) = @_; return `cat $c->{dir}/computes/$name/compute.log 2>/dev/null`; }
+sub log_of { my ($name) = @_; return scalar `cat $c->{dir}/computes/$name/compute.log 2>/dev/null`; }
 
 sub start_it
 {
 	my ($name) = @_;
 	my ($ok, $err) = $c->start_compute($name, $port{$name});
 	diag($err) unless $ok;
+	open my $f, '>', "$c->{tmp}/start_error.$name" or die $!;
+	print $f $err unless $ok;
+	close $f;
 	return $ok;
+}
+
+# Why it is not there any more: what its start said, or, had it started, its log (which is as new as its directory).
+sub reason_of
+{
+	my ($name) = @_;
+	my $err = `cat $c->{tmp}/start_error.$name`;
+	return $err ne '' ? $err : log_of($name);
 }
 
 # A row of one's own, acknowledged within some seconds?
@@ -81,7 +93,7 @@ for my $round (1 .. $rounds)
 
 # ---- both at the very same moment ----
 my $survivors = 0;
-for my $round (1 .. ($rounds > 10 ? $rounds : 3))
+for my $round (1 .. $at_once)
 {
 	$c->node_sql('controller', "SELECT neon_compute_tools.stop_process('$_', 'immediate')") for qw(one two);
 	$l->start;
@@ -95,15 +107,18 @@ for my $round (1 .. ($rounds > 10 ? $rounds : 3))
 	waitpid $_, 0 for @pids;
 	# whoever lost learns of it from a message of a safekeeper, and stops.  Each election may end the other's: then
 	# nobody is left, nobody is hurt, and the next start is undisturbed.
-	my ($winner, $again) = ('', 0);
+	my ($winner, $again, %why) = ('', 0);
 	ok($c->poll('one of them commits', 90, sub {
 		my @left = grep { $c->compute_pid($_) } qw(one two);
-		if (!@left) { $again++; start_it('one'); return 0; }
+		if (!@left) { %why = map { $_ => reason_of($_) } qw(one two); $again++; start_it('one'); return 0; }
 		return 0 if @left > 1;
 		$winner = $left[0];
 		return commits($winner, 10);
 	}), "both at once, round $round: in the end one of them commits");
 	$survivors++ unless $again;
+	%why = map { $_ => reason_of($_) } grep { $_ ne $winner } qw(one two) unless $again;
+	my @mute = grep { $why{$_} !~ /a newer proposer exists|the log does not end where this server began/ } keys %why;
+	is("@mute", '', "round $round: who does not run says why") or diag(map { substr($why{$_}, -1500) } @mute);
 	$l->stop;
 	my ($acked, $missing) = $l->check($dsn{$winner});
 	is_deeply($missing, [], "round $round: all $acked acknowledged commits are there");
