@@ -154,7 +154,7 @@ is_of_the_session(int sqlerrcode)
 static void
 guard_emit_log(ErrorData *edata)
 {
-	if (guarded && edata->elevel == ERROR && edata->output_to_client && !is_of_the_session(edata->sqlerrcode) &&
+	if (guarded && !am_walsender && edata->elevel == ERROR && edata->output_to_client && !is_of_the_session(edata->sqlerrcode) &&
 		(accepted == NULL || debug_query_string == NULL || strcmp(accepted, debug_query_string) != 0))
 		make_it_a_refusal(edata);
 	if (prev_emit_log)
