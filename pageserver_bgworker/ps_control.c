@@ -265,6 +265,8 @@ neon_ps_drop_tenant(PG_FUNCTION_ARGS)
 	SPI_connect();
 	(void) delete_timelines(tenant, NULL);
 	(void) run(SPI_OK_DELETE, "DELETE FROM neon_pageserver.tenant WHERE tenant = $1", 1, types, values, NULL);
+	(void) run(SPI_OK_SELECT, "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE usename = 'neon_t_' || $1",
+			   1, types, values, NULL);
 	if (SPI_execute(psprintf("DROP ROLE IF EXISTS %s", quote_identifier(role_of(tenant))), false, 0) != SPI_OK_UTILITY)
 		elog(ERROR, "could not drop role \"%s\"", role_of(tenant));
 	SPI_finish();

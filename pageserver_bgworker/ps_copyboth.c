@@ -91,6 +91,7 @@ wait_for_input(void)
 		proc_exit(1);
 	if (n == 1 && (event.events & WL_LATCH_SET))
 		ResetLatch(MyLatch);
+	QueryCancelPending = false;	/* for what is over: the postmaster sends every cancel twice */
 	CHECK_FOR_INTERRUPTS();
 	if (ConfigReloadPending)
 	{

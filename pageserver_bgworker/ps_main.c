@@ -17,6 +17,8 @@
 #include "storage/shmem.h"
 #include "utils/guc.h"
 
+#include "neon_tenant_guard.h"
+
 PG_MODULE_MAGIC;
 
 #define MIN_MAX_TIMELINES				1
@@ -56,6 +58,10 @@ char	   *ps_pool;
 
 static shmem_request_hook_type prev_shmem_request_hook;
 static shmem_startup_hook_type prev_shmem_startup_hook;
+
+/* What tenants may call; each checks the tenant itself. */
+static const char *const tenant_functions[] = {"pagestream", "basebackup", "last_record_lsn", "lsn_at", NULL};
+static char *const tenant_database = "postgres";
 
 void		_PG_init(void);
 
@@ -212,5 +218,6 @@ _PG_init(void)
 	ps_compact_register();
 	ps_redo_init();
 	ps_ingest_init();
+	neon_tenant_guard_init("neon_pageserver", tenant_functions, &tenant_database);
 	MarkGUCPrefixReserved("neon_pageserver");
 }

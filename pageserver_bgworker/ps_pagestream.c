@@ -215,6 +215,7 @@ stream_requests(PageStream *s)
 			ps_copyboth_flush(&s->cb);
 			pgstat_report_activity(STATE_IDLE, NULL);
 		}
+		QueryCancelPending = false;	/* for the request before */
 		CHECK_FOR_INTERRUPTS();
 		if (!ps_copyboth_receive(&s->cb, &data, &len))
 			break;

@@ -93,6 +93,7 @@ BEGIN
 		FROM neon_safekeeper.timeline t WHERE t.tenant = drop_tenant.tenant;
 	DELETE FROM neon_safekeeper.tenant t WHERE t.tenant = drop_tenant.tenant;
 	IF FOUND AND EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = role_name) THEN
+		PERFORM pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity a WHERE a.usename = role_name;
 		EXECUTE format('DROP ROLE %I', role_name);
 	END IF;
 END

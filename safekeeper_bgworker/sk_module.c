@@ -20,6 +20,7 @@
 #include "storage/fd.h"
 #include "utils/guc.h"
 
+#include "neon_tenant_guard.h"
 #include "sk.h"
 
 PG_MODULE_MAGIC;
@@ -29,6 +30,9 @@ int			sk_max_timelines = SK_MAX_TIMELINES_DEFAULT;
 int			sk_disk_reserve_mb = SK_DISK_RESERVE_MB_DEFAULT;
 int			sk_checkpoint_s = SK_CHECKPOINT_S_DEFAULT;
 char	   *sk_database = NULL;
+
+/* What tenants may call; each checks the tenant itself. */
+static const char *const tenant_functions[] = {"wal_push", NULL};
 
 PGDLLEXPORT void _PG_init(void);
 
@@ -111,6 +115,7 @@ _PG_init(void)
 	check_start();
 	sk_shmem_init();
 	sk_replication_init();
+	neon_tenant_guard_init("neon_safekeeper", tenant_functions, &sk_database);
 
 	memset(&worker, 0, sizeof(worker));
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;

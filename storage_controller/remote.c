@@ -20,6 +20,7 @@
 #include "utils/tuplestore.h"
 
 #include "neon_pqcall.h"
+#include "neon_tenant_guard.h"
 
 PG_MODULE_MAGIC;
 
@@ -29,9 +30,20 @@ PG_FUNCTION_INFO_V1(nc_check_setting);
 static int	connect_timeout_ms = 10000;
 static int	statement_timeout_ms = 600000;
 
+/* What tenants may call: each acts for the tenant that logged in. */
+static const char *const tenant_functions[] = {"api", "console_token", NULL};
+static char *const tenant_database = "postgres";
+
 void
 _PG_init(void)
 {
+	if (!process_shared_preload_libraries_in_progress)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("neon_controller must be loaded via shared_preload_libraries"),
+				 errdetail("Only then are sessions of tenants held to what they may call."),
+				 errhint("Add neon_controller to shared_preload_libraries and restart the server.")));
+	neon_tenant_guard_init("neon_controller", tenant_functions, &tenant_database);
 	DefineCustomIntVariable("neon_controller.connect_timeout", "Limit for connecting to a node.", NULL,
 							&connect_timeout_ms, 10000, 100, 600000, PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("neon_controller.statement_timeout", "Limit for one statement on a node.", NULL,

@@ -48,6 +48,7 @@ BEGIN
 		PERFORM @extschema@.on_node(n.name, format('SELECT neon_%s.drop_tenant($1)', n.role), t.id);
 	END LOOP;
 	DELETE FROM @extschema@.tenants WHERE id = t.id;
+	PERFORM pg_terminate_backend(a.pid) FROM pg_stat_activity a WHERE a.usename = 'neon_t_' || t.id;
 	EXECUTE format('DROP ROLE %I', 'neon_t_' || t.id);
 END $$;
 

@@ -157,7 +157,7 @@ for my $args ('NULL, NULL', "'$me->[0]', NULL", "NULL, '$timeline'")
 	refused($c, $s->{error}, "wal_push($args)", '22004', qr/must be given/, bare => 1, node => $sk, pid => $s->{pid});
 }
 my $tl = new_timeline();
-my $s = node_as($c, $sk, $me);
+my $s = node_as($c, $sk, 'admin');	# tenants cannot begin one
 $s->query('BEGIN');
 $s->copy_both("CALL neon_safekeeper.wal_push('$me->[0]', '$tl')");
 refused($c, $s->{error}, 'CALL inside BEGIN', '25001', qr/cannot run inside a transaction block/);
