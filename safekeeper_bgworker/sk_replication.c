@@ -448,7 +448,11 @@ serve_connection(Session *s)
 
 		pgstat_report_activity(STATE_IDLE, NULL);
 		send_ready();
+		/* A cancel that comes between commands is for nobody; each comes twice, as signal to the process and to its group. */
+		HOLD_CANCEL_INTERRUPTS();
 		command = read_command(&buf);
+		QueryCancelPending = false;
+		RESUME_CANCEL_INTERRUPTS();
 		CHECK_FOR_INTERRUPTS();
 		run_command(s, command, context);
 		MemoryContextReset(context);
