@@ -37,7 +37,7 @@ sub free_ports
 sub new
 {
 	my ($class, %opt) = @_;
-	my $self = bless {}, $class;
+	my $self = bless { within => $opt{within} || [] }, $class;	# within: command in front of those that need the cluster's network
 	($self->{port}, $self->{lock}) = free_ports();
 	$self->{tmp} = tempdir('neonXXXXXX', DIR => '/tmp', CLEANUP => 0);
 	chmod 0755, $self->{tmp};
@@ -61,7 +61,7 @@ sub local
 	my ($self, @args) = @_;
 	my ($out, $err) = ('', '');
 	local $ENV{NEON_LOCAL_NO_SYNC} = 1;
-	run [ $NEON_LOCAL, @args ], '<', '/dev/null', '>', \$out, '2>', \$err, timeout(300)
+	run [ @{ $self->{within} }, $NEON_LOCAL, @args ], '<', '/dev/null', '>', \$out, '2>', \$err, timeout(300)
 	  or die "neon_local @args: $err$out" . $self->tail_logs;
 	chomp $out;
 	return $out;
@@ -100,7 +100,7 @@ sub psql_uri
 {
 	my ($self, $uri, $sql, %opt) = @_;
 	my ($out, $err) = ('', '');
-	my $h = IPC::Run::start([ 'psql', '-X', '-q', '-A', '-t', '-v', 'ON_ERROR_STOP=1', $uri ], '<', \$sql, '>', \$out, '2>', \$err,
+	my $h = IPC::Run::start([ @{ $self->{within} }, 'psql', '-X', '-q', '-A', '-t', '-v', 'ON_ERROR_STOP=1', $uri ], '<', \$sql, '>', \$out, '2>', \$err,
 		timeout($opt{timeout} || 300));
 	my $ok = eval { $h->finish; 1 };
 	$h->kill_kill unless $ok;
