@@ -246,6 +246,12 @@ $s->cancel;
 my $r = $s->finish;
 refused($c, $r->{error}, 'cancel', '57014', qr/canceling statement/, bare => 1, node => $sk, pid => $s->{pid});
 is($s->query('SHOW wal_segment_size')->{rows}[0][0], '16MB', 'the connection goes on after a cancel');
+for (1 .. 3)
+{
+	$s->cancel;
+	select undef, undef, undef, 0.2;
+	is($s->query('SHOW wal_segment_size')->{rows}[0][0], '16MB', 'a cancel while nothing runs is for nobody');
+}
 
 is(crashes($c, $sk, 'main'), '', 'no process crashed');
 is($c->pid($sk), $postmaster, 'the safekeeper is the one that was started');
