@@ -18,16 +18,37 @@ COMMENT ON FUNCTION on_node(text, text, text[]) IS 'remote() on a registered nod
 
 CREATE FUNCTION register_node(name text, role text, node_id int, host text, port int, admin_connstring text) RETURNS void
 LANGUAGE sql AS $$
-	INSERT INTO @extschema@.nodes VALUES ($1, $2, $3, $4, $5, $6)
+	INSERT INTO @extschema@.nodes (name, role, node_id, host, port, admin_connstring) VALUES ($1, $2, $3, $4, $5, $6)
 	ON CONFLICT ON CONSTRAINT nodes_pkey DO UPDATE SET role = $2, node_id = $3, host = $4, port = $5, admin_connstring = $6;
 $$;
 COMMENT ON FUNCTION register_node(text, text, int, text, int, text) IS 'make a server known, or change its address';
 
--- A transaction of its own in this database: its effect stays whatever becomes of ours.  It must not want rows that we have locked.
-CREATE FUNCTION aside(sql text, VARIADIC args text[] = '{}') RETURNS SETOF jsonb LANGUAGE sql AS $$
-	SELECT r FROM (SELECT name FROM @extschema@.nodes WHERE role = 'controller' ORDER BY node_id LIMIT 1) n,
-		@extschema@.on_node(n.name, sql, VARIADIC args) r;
+CREATE FUNCTION kept(conninfo text, who text, sql text, VARIADIC args text[] = '{}') RETURNS SETOF jsonb
+AS 'MODULE_PATHNAME', 'nc_kept' LANGUAGE C STRICT;
+COMMENT ON FUNCTION kept(text, text, text, text[]) IS 'remote() over a connection that this session keeps';
+
+-- A transaction of its own in this database: its effect stays whatever becomes of ours.  It must not want rows that we have locked:
+-- it would fail after its lock_timeout.
+CREATE FUNCTION aside(sql text, VARIADIC args text[] = '{}') RETURNS SETOF jsonb LANGUAGE plpgsql AS $$
+DECLARE conninfo text;
+BEGIN
+	SELECT admin_connstring INTO STRICT conninfo FROM @extschema@.nodes WHERE role = 'controller' ORDER BY node_id LIMIT 1;
+	RETURN QUERY SELECT * FROM @extschema@.kept(conninfo, 'the controller itself', sql, VARIADIC args);
+END $$;
+
+-- Nodes for a new timeline: those with the least to do, and before them no node that is away.
+CREATE FUNCTION choose_pageserver() RETURNS text LANGUAGE sql AS $$
+	SELECT name FROM @extschema@.nodes n WHERE role = 'pageserver'
+	ORDER BY state = 'offline', (SELECT count(*) FROM @extschema@.timelines l WHERE l.pageserver = n.name), node_id LIMIT 1;
 $$;
+COMMENT ON FUNCTION choose_pageserver() IS 'the pageserver for a new tenant';
+
+CREATE FUNCTION choose_safekeepers() RETURNS text[] LANGUAGE sql AS $$
+	SELECT array_agg(name ORDER BY node_id) FROM (SELECT name, node_id FROM @extschema@.nodes n WHERE role = 'safekeeper'
+		ORDER BY state = 'offline', (SELECT count(*) FROM @extschema@.timelines l WHERE n.name = ANY (l.safekeepers)), node_id
+		LIMIT coalesce(current_setting('neon_controller.safekeepers_per_timeline', true), '3')::int) chosen;
+$$;
+COMMENT ON FUNCTION choose_safekeepers() IS 'the safekeepers for a new timeline';
 
 -- What a compute of the tenant uses to reach a node.
 CREATE FUNCTION tenant_connstring(n nodes, t tenants) RETURNS text LANGUAGE sql STABLE AS $$
