@@ -73,7 +73,7 @@ for my $bad (
 	[ 'no such host', 'host=no-such-host.invalid port=5432 dbname=postgres user=x', '08001', qr/could not connect to the pageserver/ ],
 	[ 'a wrong password', $real =~ s/password=\S+/password=wrong/r, '08001', qr/could not connect to the pageserver/ ],
 	[ 'no such database', $real =~ s/dbname=\S+/dbname=nope/r, '08001', qr/could not connect to the pageserver/ ],
-	[ 'the controller', $real =~ s/port=\d+/port=$controller/r, '3F000', qr/schema "neon_pageserver" does not exist/ ],
+	[ 'the controller', $real =~ s/port=\d+/port=$controller/r, '42501', qr/a tenant's session on this server can only call/ ],
 	[ 'itself', "host=127.0.0.1 port=$status->{port} dbname=postgres user=plain password=plain", undef, qr/\w/ ],
 	[ 'a server that is none', 'host=127.0.0.1 port=' . $garbage_listener->sockport . ' dbname=postgres user=x', '08001', qr/could not connect to the pageserver/ ],
 	[ 'one that says nothing', 'host=127.0.0.1 port=' . $deaf->sockport . ' dbname=postgres user=x', '08006', qr/the pageserver did not answer within 500 ms/ ],
