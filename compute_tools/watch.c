@@ -217,7 +217,7 @@ static void
 watch_round(MemoryContext context)
 {
 	char	   *report = NULL;
-	char	   *todo = NULL;
+	char	   *proposed = NULL;
 	const char *args[2];
 
 	StartTransactionCommand();
@@ -235,11 +235,11 @@ watch_round(MemoryContext context)
 	MemoryContextSwitchTo(context);
 	args[0] = ct_node_name;
 	args[1] = report;
-	todo = call_controller("neon_controller.watch_report", 2, args);
+	proposed = call_controller("neon_controller.watch_report", 2, args);
 	CommitTransactionCommand();
 	pgstat_report_activity(STATE_IDLE, NULL);
-	if (todo != NULL)
-		begin_actions(todo);
+	if (proposed != NULL)
+		begin_actions(proposed);
 }
 
 void

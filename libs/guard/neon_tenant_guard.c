@@ -410,15 +410,21 @@ guard_object_access(ObjectAccessType access, Oid classid, Oid objectid, int subi
 /* ---- login ---- */
 
 static void
+refuse_setting(const char *name)
+{
+	ereport(FATAL,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("permission denied to set parameter \"%s\" in a tenant's session", name),
+			 errhint("Leave it out of the connection's options.")));
+}
+
+static void
 check_setting(const char *name)
 {
 	for (int i = 0; i < lengthof(harmless_settings); i++)
 		if (pg_strcasecmp(harmless_settings[i], name) == 0)
 			return;
-	ereport(FATAL,
-			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("permission denied to set parameter \"%s\" in a tenant's session", name),
-			 errhint("Leave it out of the connection's options.")));
+	refuse_setting(name);
 }
 
 /* Of the switches a server takes, only -c name=value and --name=value. */
@@ -440,7 +446,7 @@ check_options(const char *options)
 		else if (strncmp(args[i], "-c", 2) == 0 || strncmp(args[i], "--", 2) == 0)
 			setting = args[i] + 2;
 		if (setting == NULL || *setting == '\0')
-			check_setting(args[i]);
+			refuse_setting(args[i]);
 		ParseLongOption(setting, &name, &value);
 		check_setting(name);
 	}

@@ -50,7 +50,7 @@ DECLARE
 	s jsonb;
 	what text;
 	stays bool;
-	todo text;
+	proposed text;
 BEGIN
 	FOR e IN SELECT * FROM @extschema@.endpoints x WHERE x.compute = node LOOP
 		s := coalesce(report -> e.directory, '{"state": "absent"}');
@@ -66,10 +66,10 @@ BEGIN
 			WHERE x.tenant = e.tenant AND x.name = e.name;
 		END IF;
 		IF what IS NOT NULL THEN
-			todo := concat_ws(E'\n', todo, format('%s %s %s', what, e.tenant, e.name));
+			proposed := concat_ws(E'\n', proposed, format('%s %s %s', what, e.tenant, e.name));
 		END IF;
 	END LOOP;
-	RETURN todo;
+	RETURN proposed;
 END $$;
 COMMENT ON FUNCTION watch_report(text, text) IS 'what a host''s watcher has seen; the answer says what it is to do';
 

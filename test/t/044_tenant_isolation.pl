@@ -100,7 +100,7 @@ for my $node (@nodes)
 		"$node: a statement's transaction ends with it");
 	$s->close;
 
-	for my $bad ([ 'a setting', options => '-c work_mem=1GB' ], [ 'a setting with --', options => '--work-mem=1GB' ], [ 'a switch', options => '-W 100' ], [ 'a role', options => '-c role=neon_tenant' ],
+	for my $bad ([ 'a setting', options => '-c work_mem=1GB' ], [ 'a setting with --', options => '--work-mem=1GB' ], [ 'a switch', options => '-W 100' ], [ 'a name without a switch', options => 'timezone' ], [ 'a role', options => '-c role=neon_tenant' ],
 		[ 'a setting of the packet', work_mem => '1GB' ], [ 'commits that are not waited for', options => '-c timezone=UTC -csynchronous_commit=off' ],
 		[ 'another tenant', options => "-c neon.tenant=$other->{id}" ])
 	{
