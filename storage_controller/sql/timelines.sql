@@ -7,16 +7,17 @@ DECLARE
 	e @extschema@.endpoints;
 	c text;
 	lsn pg_lsn;
-	locked bool := false;
+	none_is_made bool := false;		-- no endpoint is created while we hold the tenant
+	locked bool := false;			-- the endpoint there is neither started nor stopped
 	give_up timestamptz;
 BEGIN
 	-- A running endpoint is asked.  One that cannot be is perhaps being started or stopped: we wait for that, and keep it from being
 	-- started while we ask the safekeepers, as an election would end it.
 	LOOP
 		SELECT * INTO e FROM @extschema@.endpoints WHERE timeline = tl.id;
-		IF NOT FOUND AND NOT locked THEN
-			PERFORM @extschema@.lock_tenant(tl.tenant);		-- or one could be created meanwhile
-			locked := true;
+		IF NOT FOUND AND NOT locked AND NOT none_is_made THEN
+			PERFORM @extschema@.lock_tenant(tl.tenant);		-- or one could be created meanwhile; the tenant before the endpoint
+			none_is_made := true;
 			CONTINUE;
 		END IF;
 		EXIT WHEN e.name IS NULL;
