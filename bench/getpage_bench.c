@@ -44,7 +44,7 @@ die(PGconn *c, const char *what)
 
 /* One answer: its echo and its size are checked as a compute checks them. */
 static void
-take(PGconn *c)
+take(PGconn *c, uint8_t tag)
 {
 	char	   *buf;
 	int			n;
@@ -60,12 +60,25 @@ take(PGconn *c)
 	}
 	if (n < 0)
 		die(c, "stream ended");
-	if (!neon_ps_decode_response(buf, n, &res) || res.tag != NEON_PS_GETPAGE_RESPONSE)
+	if (!neon_ps_decode_response(buf, n, &res) || res.tag != tag)
 	{
 		fprintf(stderr, "bad answer, tag %u: %.*s\n", (unsigned char) buf[0], n > 48 ? n - 48 : 0, buf + 48);
 		exit(1);
 	}
 	PQfreemem(buf);
+}
+
+/* As a compute does before it requests pages ahead. */
+static void
+fill(PGconn *c)
+{
+	neon_ps_request q = {.tag = NEON_PS_FILLER,.request_lsn = NEON_LSN_MAX,.not_modified_since = 1,.blk = 8 * NEON_BLCKSZ};
+	uint8_t		bytes[NEON_PS_REQUEST_BYTES];
+
+	neon_ps_encode_request(&q, bytes);
+	if (PQputCopyData(c, (char *) bytes, sizeof(bytes)) != 1 || PQflush(c) != 0)
+		die(c, "write");
+	take(c, NEON_PS_FILLER_RESPONSE);
 }
 
 int
@@ -99,6 +112,8 @@ main(int argc, char **argv)
 		die(c, sql);
 	PQclear(r);
 	memset(&q, 0, sizeof(q));
+	if (depth > 1)
+		fill(c);
 	q.tag = NEON_PS_GETPAGE;
 	q.request_lsn = NEON_LSN_MAX;
 	q.not_modified_since = 1;
@@ -123,7 +138,7 @@ main(int argc, char **argv)
 		if (PQflush(c) != 0)
 			die(c, "flush");
 		for (int i = 0; i < depth; i++)
-			take(c);
+			take(c, NEON_PS_GETPAGE_RESPONSE);
 		t2 = now_us();
 		if (n < MAX_SAMPLES)
 			sample[n++] = (t2 - t) / depth;

@@ -1,17 +1,21 @@
 /*
  * wal_decode_bench.c - how fast WAL is reassembled, checked and parsed.
  *
- * wal_decode_bench SEGMENT_BYTES START_LSN END_LSN SEGMENT...: reads the segments into memory, then decodes them up to END_LSN; prints
+ * wal_decode_bench SEGMENT_BYTES START_LSN END_LSN SEGMENT...: reads the segments in pieces, decodes them up to END_LSN; prints
  * records, bytes, seconds.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "neon_wal.h"
+
+#define READ_BYTES	(128 * 1024)	/* as much as a message of a WAL stream brings */
 
 static double
 now_s(void)
@@ -46,37 +50,39 @@ main(int argc, char **argv)
 				at = 0;
 	uint64_t	records = 0,
 				blocks = 0;
-	uint8_t    *buf;
+	static uint8_t buf[READ_BYTES];
 	double		t;
 
 	if (argc < 5 || !neon_lsn_parse(argv[2], &start) || !neon_lsn_parse(argv[3], &end))
 		return 2;
 	t = now_s();
 	segment_bytes = (uint32_t) strtoul(argv[1], NULL, 10);
-	buf = malloc(segment_bytes);
 	neon_wal_reader_init(&r, segment_bytes, std_realloc, NULL);
 	r.check_link = true;
 	neon_wal_reader_begin(&r, start);
 	for (int i = 4; i < argc && at < end; i++)
 	{
-		size_t		offset = i == 4 ? start % segment_bytes : 0;
-		FILE	   *f = fopen(argv[i], "rb");
+		int			fd = open(argv[i], O_RDONLY);
+		ssize_t		n;
 
-		if (f == NULL || fread(buf, 1, segment_bytes, f) != segment_bytes)
+		if (fd < 0 || (i == 4 && lseek(fd, start % segment_bytes, SEEK_SET) < 0))
 		{
 			perror(argv[i]);
 			return 1;
 		}
-		fclose(f);
-		neon_wal_reader_feed(&r, buf + offset, segment_bytes - offset);
-		while (at < end && (s = neon_wal_reader_next(&r, &rec)) == NEON_WAL_OK)
+		while (at < end && (n = read(fd, buf, sizeof(buf))) > 0)
 		{
-			if (neon_wal_parse(rec.bytes, rec.len, &parsed) != NEON_WAL_OK)
-				return 1;
-			records++;
-			blocks += parsed.nblocks;
-			at = rec.end;
+			neon_wal_reader_feed(&r, buf, n);
+			while (at < end && (s = neon_wal_reader_next(&r, &rec)) == NEON_WAL_OK)
+			{
+				if (neon_wal_parse(rec.bytes, rec.len, &parsed) != NEON_WAL_OK)
+					return 1;
+				records++;
+				blocks += parsed.nblocks;
+				at = rec.end;
+			}
 		}
+		close(fd);
 	}
 	t = now_s() - t;
 	if (at < end)

@@ -40,8 +40,10 @@
 #define WHO				"the pageserver"
 
 #define AHEAD_SLOTS		64
-#define QUEUE_SIZE		(AHEAD_SLOTS + 2)
+#define QUEUE_SIZE		(AHEAD_SLOTS + 3)	/* the filler, the one that is waited for */
 #define NO_SLOT			(-1)
+#define FILLER			(-2)
+#define FILLER_BYTES	(8 * BLCKSZ)	/* what libpq shall read at once */
 
 typedef enum AheadState
 {
@@ -60,7 +62,7 @@ typedef struct AheadSlot
 typedef struct Sent
 {
 	neon_ps_request req;
-	int			slot;			/* NO_SLOT: somebody waits for it */
+	int			slot;			/* NO_SLOT: somebody waits for it; FILLER: nobody does */
 } Sent;
 
 /* What the response to a request that is waited for is turned into. */
@@ -83,6 +85,7 @@ static int	queue_head;
 static int	queue_length;
 static AheadSlot *slots;		/* AHEAD_SLOTS of them, once something was requested ahead */
 static int	next_slot;
+static bool filled;				/* this stream has asked for its filler */
 
 void
 page_stream_settings_changed(void)
@@ -95,6 +98,7 @@ drop_stream(void)
 {
 	stream = NULL;
 	queue_length = 0;
+	filled = false;
 	for (int i = 0; slots != NULL && i < AHEAD_SLOTS; i++)
 		slots[i].state = AHEAD_FREE;
 	if (stream_context != NULL)
@@ -328,6 +332,8 @@ process_one(Answer *waiting, TimestampTz start)
 		check_response(&sent.req, message, len, &res);
 		if (sent.slot == NO_SLOT)
 			take_answer(&sent.req, &res, waiting);
+		else if (sent.slot == FILLER)
+			;					/* has done its work, libpq's buffer is large now */
 		else if (res.tag == NEON_PS_GETPAGE_RESPONSE)
 		{
 			memcpy(slots[sent.slot].page, res.payload, BLCKSZ);
@@ -551,6 +557,17 @@ stream_read_as_of(const NeonRel *rel, int fork, BlockNumber block, XLogRecPtr as
 	ask_page(&req, page);
 }
 
+/* Once a stream, before many answers come at once. */
+static bool
+ask_filler(void)
+{
+	neon_ps_request req = {.tag = NEON_PS_FILLER,.request_lsn = NEON_LSN_MAX,.not_modified_since = 1,.blk = FILLER_BYTES};
+
+	if (!filled)
+		filled = queue_request(&req, FILLER);
+	return filled;
+}
+
 /* Asks for a page that will be wanted soon; does nothing where that would mean to wait. */
 static void
 ask_ahead(neon_ps_request *req)
@@ -569,7 +586,7 @@ ask_ahead(neon_ps_request *req)
 	if (slot->state == AHEAD_SENT)
 		return;					/* as much as we want to have under way */
 	slot->state = AHEAD_FREE;
-	if (!queue_request(req, next_slot) || PQflush(stream) < 0)
+	if (!ask_filler() || !queue_request(req, next_slot) || PQflush(stream) < 0)
 	{
 		drop_stream();			/* the next read will find out why */
 		return;

@@ -150,6 +150,9 @@ serve_request(PageStream *s, const neon_ps_request *req)
 					   pages, (size_t) size * BLCKSZ);
 				break;
 			}
+		case NEON_PS_FILLER:
+			memset(begin_answer(s, NEON_PS_FILLER_RESPONSE, req, req->blk), 0, req->blk);
+			break;
 		default:
 			ereport(ERROR,
 					(errcode(ERRCODE_PROTOCOL_VIOLATION),

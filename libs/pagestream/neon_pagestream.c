@@ -42,10 +42,12 @@ get_request(neon_reader *r, neon_ps_request *req)
 const char *
 neon_ps_request_problem(const neon_ps_request *req)
 {
-	if (req->tag > NEON_PS_SLRU_SEGMENT)
+	if (req->tag > NEON_PS_FILLER)
 		return "the request has an unknown tag";
 	if (req->fork > MAX_FORK)
 		return "there is no such fork";
+	if (req->tag == NEON_PS_FILLER && req->blk > NEON_PS_MAX_FILLER)
+		return "the filler is too long";
 	if (req->request_lsn < req->not_modified_since)
 		return "request_lsn is below not_modified_since";
 	return NULL;
@@ -95,6 +97,8 @@ payload_fits(const neon_ps_response *res)
 			return res->request.tag == NEON_PS_DBSIZE && n == 8;
 		case NEON_PS_SLRU_SEGMENT_RESPONSE:
 			return res->request.tag == NEON_PS_SLRU_SEGMENT && n % NEON_BLCKSZ == 0;
+		case NEON_PS_FILLER_RESPONSE:
+			return res->request.tag == NEON_PS_FILLER && n == res->request.blk;
 		case NEON_PS_ERROR_RESPONSE:
 			return n >= 5;
 		default:

@@ -19,12 +19,14 @@ typedef enum neon_ps_tag
 	NEON_PS_GETPAGE = 2,
 	NEON_PS_DBSIZE = 3,
 	NEON_PS_SLRU_SEGMENT = 4,
+	NEON_PS_FILLER = 5,
 	NEON_PS_EXISTS_RESPONSE = 100,	/* u8 0 or 1 */
 	NEON_PS_NBLOCKS_RESPONSE = 101, /* be32 blocks, 0 for a relation that does not exist */
 	NEON_PS_GETPAGE_RESPONSE = 102, /* 8192 bytes */
 	NEON_PS_ERROR_RESPONSE = 103,	/* 5 bytes SQLSTATE, message, then NUL detail NUL hint, which may be absent */
 	NEON_PS_DBSIZE_RESPONSE = 104,	/* be64 bytes */
-	NEON_PS_SLRU_SEGMENT_RESPONSE = 105 /* n * 8192 bytes, 0 for a segment that does not exist */
+	NEON_PS_SLRU_SEGMENT_RESPONSE = 105,	/* n * 8192 bytes, 0 for a segment that does not exist */
+	NEON_PS_FILLER_RESPONSE = 106	/* as many zeros as the request's blk says */
 } neon_ps_tag;
 
 /*
@@ -32,8 +34,12 @@ typedef enum neon_ps_tag
  * up to request_lsn, so any version at or after it (and at or before request_lsn) is the right one.
  * Wire, 42 bytes: u8 tag, u64 request_id, u64 request_lsn, u64 not_modified_since, u32 spc, u32 db, u32 rel, u8 fork, u32 blk.
  * DBSIZE uses spc and db; SLRU_SEGMENT uses spc = neon_slru_kind and rel = segment; unused fields are 0.
+ *
+ * FILLER asks for blk bytes without meaning, at most NEON_PS_MAX_FILLER.  libpq reads as much at once as its buffer has room for, and
+ * the buffer grows only for a message that does not fit: after a filler of eight pages, eight pages are one read instead of eight.
  */
 #define NEON_PS_REQUEST_BYTES	42
+#define NEON_PS_MAX_FILLER		(32 * NEON_BLCKSZ)
 #define NEON_PS_MAX_RESPONSE	(1 + NEON_PS_REQUEST_BYTES + 32 * NEON_BLCKSZ)
 
 typedef struct neon_ps_request

@@ -116,7 +116,8 @@ my $requests = 1;
 for my $bad (
 	[ 'fork 4', { fork => 4 }, '08P01', qr/there is no such fork/ ],
 	[ 'fork 200', { fork => 200 }, '08P01', qr/there is no such fork/, qr/fork 200/ ],
-	[ 'tag 5', { tag => 5 }, '08P01', qr/unknown tag/, qr/tag 5/ ],
+	[ 'tag 6', { tag => 6 }, '08P01', qr/unknown tag/, qr/tag 6/ ],
+	[ 'a filler that is too long', { tag => 5, blk => 32 * 8192 + 1 }, '08P01', qr/filler is too long/, qr/tag 5/ ],
 	[ 'tag 255', { tag => 255 }, '08P01', qr/unknown tag/ ],
 	[ 'the answer\'s tag', { tag => 102 }, '08P01', qr/unknown tag/ ],
 	[ 'request_lsn below not_modified_since', { lsn => 5, since => 6 }, '08P01', qr/request_lsn is below not_modified_since/, qr!0/00000005.*0/00000006! ],
@@ -142,6 +143,8 @@ for my $bad (
 is(ask($s, tag => 1, rel => 0xffffffff)->{payload}, "\0\0\0\0", 'a relation that does not exist has no blocks');
 is(ask($s, tag => 0, rel => 0xffffffff)->{payload}, "\0", 'and does not exist');
 is(ask($s, tag => 3, db => 0xffffffff)->{payload}, "\0" x 8, 'a database that does not exist has no size');
+is(ask($s, tag => 5, blk => 0)->{payload}, '', 'an empty filler');
+is(ask($s, tag => 5, blk => 32 * 8192)->{payload}, "\0" x (32 * 8192), 'a filler is as long as asked for');
 is(ask($s, tag => 4, spc => 200)->{payload}, '', 'an SLRU that does not exist is empty');
 is(ask($s, tag => 4, spc => 0, rel => 0xffffffff)->{payload}, '', 'a segment that does not exist is empty');
 ok(ask($s, fork => 1, blk => 0xffffffff)->{payload} eq "\0" x 8192, 'the free space map ends in zeros');

@@ -60,8 +60,13 @@ bad_requests(void **state)
 	for (int tag = 0; tag < 256; tag++)
 	{
 		req = sample((uint8_t) tag);
-		assert_int_equal(decodes(&req, NEON_PS_REQUEST_BYTES), tag <= NEON_PS_SLRU_SEGMENT);
+		assert_int_equal(decodes(&req, NEON_PS_REQUEST_BYTES), tag < NEON_PS_FILLER);
 	}
+	req = sample(NEON_PS_FILLER);
+	req.blk = NEON_PS_MAX_FILLER;
+	assert_true(decodes(&req, NEON_PS_REQUEST_BYTES));
+	req.blk++;
+	assert_false(decodes(&req, NEON_PS_REQUEST_BYTES));
 	req = sample(NEON_PS_GETPAGE);
 	assert_false(decodes(&req, NEON_PS_REQUEST_BYTES - 1));
 	assert_false(decodes(&req, 0));
