@@ -17,8 +17,9 @@ sub bench_getpage
 	my $cl = cluster();
 	my ($tenant, $timeline) = timeline($cl);
 	psql($cl->uri('main'), 'DROP TABLE IF EXISTS img; CREATE TABLE img (a int, pad text) WITH (fillfactor = 90);
-		INSERT INTO img SELECT i, repeat(md5(i::text), 8) FROM generate_series(1, 200000) i');
-	psql($cl->uri('main'), 'VACUUM FREEZE img');
+		INSERT INTO img SELECT i, repeat(md5(i::text), 8) FROM generate_series(1, 100000) i');
+	# rewritten, so that WAL has each page whole; half of what the pageserver's cache of pages holds
+	psql($cl->uri('main'), 'VACUUM (FULL, FREEZE) img');
 	psql($cl->uri('main'), 'DROP TABLE IF EXISTS rec; CREATE TABLE rec (a int, v int, pad text) WITH (fillfactor = 50);
 		INSERT INTO rec SELECT i, 0, repeat(md5(i::text), 8) FROM generate_series(1, 20000) i');
 	psql($cl->uri('main'), 'CHECKPOINT');
