@@ -239,9 +239,9 @@ CREATE VIEW neon_endpoints AS
 		problem text, tenant text);
 COMMENT ON VIEW neon_endpoints IS 'Endpoints: their branches, addresses, whether they run and how they were started, when they were last seen busy and with what, the time without activity after which they sleep (0 is never), and why one that has crashed could not be started again.';
 CREATE VIEW neon_nodes AS
-	SELECT * FROM jsonb_to_recordset(neon_list('nodes')) AS n (name text, role text, node_id int, host text, port int,
-		registered_at timestamptz);
-COMMENT ON VIEW neon_nodes IS 'Servers of the cluster (only on the controller).';
+	SELECT * FROM jsonb_to_recordset(neon_list('nodes')) AS n (name text, role text, node_id int, host text, port int, state text,
+		last_seen timestamptz, up_since timestamptz, timelines int, error text, registered_at timestamptz);
+COMMENT ON VIEW neon_nodes IS 'Servers of the cluster, whether they answer, and since when (only on the controller).';
 
 REVOKE ALL ON neon_tenants, neon_branches, neon_endpoints, neon_nodes FROM PUBLIC;
 GRANT SELECT ON neon_tenants, neon_branches, neon_endpoints, neon_nodes TO pg_monitor;

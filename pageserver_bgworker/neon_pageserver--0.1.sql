@@ -7,8 +7,10 @@ GRANT USAGE ON SCHEMA neon_pageserver TO PUBLIC;
 
 CREATE TABLE neon_pageserver.tenant (
 	tenant text PRIMARY KEY CHECK (tenant ~ '^[0-9a-f]{32}$'),
+	generation bigint NOT NULL DEFAULT 0,
 	created timestamptz NOT NULL DEFAULT now()
 );
+COMMENT ON COLUMN neon_pageserver.tenant.generation IS 'newest generation the controller has attached the tenant with; older ones are refused';
 COMMENT ON TABLE neon_pageserver.tenant IS 'tenants of this pageserver';
 
 CREATE TABLE neon_pageserver.timeline (
@@ -68,6 +70,43 @@ CREATE FUNCTION neon_pageserver.create_timeline(tenant text, timeline text, safe
 COMMENT ON FUNCTION neon_pageserver.create_timeline(text, text, text[], text, pg_lsn) IS
 	'make a timeline: a fresh cluster, or a branch of another timeline at an LSN';
 
+CREATE FUNCTION neon_pageserver.attach(tenant text, generation bigint) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE newest bigint;
+BEGIN
+	PERFORM set_config('synchronous_commit', 'on', true);		-- it must not be forgotten
+	SELECT t.generation INTO newest FROM neon_pageserver.tenant t WHERE t.tenant = attach.tenant FOR NO KEY UPDATE;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'tenant "%" is not on this pageserver', tenant USING ERRCODE = 'undefined_object', HINT = 'See create_tenant().';
+	ELSIF newest > generation THEN
+		RAISE EXCEPTION 'generation % of tenant "%" is old', generation, tenant USING ERRCODE = 'NE014',
+			DETAIL = format('This pageserver has heard of generation %s.', newest),
+			HINT = 'A controller that was restored from a backup calls neon_controller.after_restore().';
+	END IF;
+	UPDATE neon_pageserver.tenant t SET generation = attach.generation WHERE t.tenant = attach.tenant AND t.generation < attach.generation;
+	RETURN generation;
+END $$;
+COMMENT ON FUNCTION neon_pageserver.attach(text, bigint) IS 'take a tenant under a generation; an older one than the newest heard of is refused';
+
+CREATE FUNCTION neon_pageserver.reattach(tenant text, generation bigint) RETURNS bigint
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	SELECT set_config('synchronous_commit', 'on', true);
+	UPDATE neon_pageserver.tenant t SET generation = greatest(t.generation, $2) WHERE t.tenant = $1 RETURNING t.generation;
+$$;
+COMMENT ON FUNCTION neon_pageserver.reattach(text, bigint) IS
+	'take a tenant under a new generation, or tell a newer one that was heard of; NULL when the tenant is not here';
+
+CREATE FUNCTION neon_pageserver.create_timeline(tenant text, timeline text, safekeepers text[], ancestor_timeline text,
+	ancestor_lsn pg_lsn, generation bigint, OUT start_lsn pg_lsn, OUT system_id text, OUT wal_seg_size int) RETURNS record
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM neon_pageserver.attach(tenant, generation);
+	SELECT c.start_lsn, c.system_id, c.wal_seg_size INTO STRICT start_lsn, system_id, wal_seg_size
+	FROM neon_pageserver.create_timeline(tenant, timeline, safekeepers, ancestor_timeline, ancestor_lsn) c;
+END $$;
+COMMENT ON FUNCTION neon_pageserver.create_timeline(text, text, text[], text, pg_lsn, bigint) IS
+	'make a timeline, for a controller that holds this generation of the tenant';
+
 CREATE FUNCTION neon_pageserver.drop_timeline(tenant text, timeline text) RETURNS void
 	LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'neon_ps_drop_timeline';
 COMMENT ON FUNCTION neon_pageserver.drop_timeline(text, text) IS 'drop a timeline that has no branches';
@@ -90,6 +129,9 @@ COMMENT ON FUNCTION neon_pageserver.timeline_state() IS 'the timeline table in s
 REVOKE EXECUTE ON FUNCTION neon_pageserver.create_tenant(text, text) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION neon_pageserver.drop_tenant(text) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION neon_pageserver.create_timeline(text, text, text[], text, pg_lsn) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION neon_pageserver.create_timeline(text, text, text[], text, pg_lsn, bigint) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION neon_pageserver.attach(text, bigint) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION neon_pageserver.reattach(text, bigint) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION neon_pageserver.drop_timeline(text, text) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION neon_pageserver.set_safekeepers(text, text, text[]) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION neon_pageserver.checkpoint(text) FROM PUBLIC;

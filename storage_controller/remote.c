@@ -1,5 +1,5 @@
 /*
- * remote.c - one statement on another node, its rows as jsonb.
+ * remote.c - one statement on another node, its rows as jsonb; the module's settings.
  *
  * A SELECT is wrapped so that each row comes back as one jsonb value; anything else is run as it is and gives
  * no rows.  Every call makes a connection of its own: control traffic is rare, and a connection that
@@ -21,6 +21,8 @@
 
 #include "neon_pqcall.h"
 #include "neon_tenant_guard.h"
+#include "heartbeat.h"
+#include "reconciler.h"
 
 PG_MODULE_MAGIC;
 
@@ -29,6 +31,7 @@ PG_FUNCTION_INFO_V1(nc_check_setting);
 
 static int	connect_timeout_ms = 10000;
 static int	statement_timeout_ms = 600000;
+static int	safekeepers_per_timeline = 3;
 
 /* What tenants may call: each acts for the tenant that logged in. */
 static const char *const tenant_functions[] = {"api", "console_token", NULL};
@@ -48,6 +51,10 @@ _PG_init(void)
 							&connect_timeout_ms, 10000, 100, 600000, PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("neon_controller.statement_timeout", "Limit for one statement on a node.", NULL,
 							&statement_timeout_ms, 600000, 100, 86400000, PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomIntVariable("neon_controller.safekeepers_per_timeline", "Safekeepers of a new timeline.", NULL,
+							&safekeepers_per_timeline, 3, 1, 9, PGC_SUSET, 0, NULL, NULL, NULL);
+	nc_heartbeat_init();
+	nc_reconciler_init();
 }
 
 /* remote(conninfo, who, sql, VARIADIC args text[]) returns setof jsonb */

@@ -20,6 +20,12 @@ CREATE TABLE nodes (
 	port int NOT NULL,
 	admin_connstring text NOT NULL,		-- superuser, database postgres
 	registered_at timestamptz NOT NULL DEFAULT now(),
+	state text NOT NULL DEFAULT 'registered' CHECK (state IN ('registered', 'online', 'offline')),	-- registered: never asked
+	last_seen timestamptz,				-- what heartbeats have brought, from here on
+	up_since timestamptz,
+	missed int NOT NULL DEFAULT 0,		-- without an answer, one after another
+	timelines int,
+	error text,
 	UNIQUE (role, node_id)
 );
 COMMENT ON TABLE nodes IS 'servers of the cluster; the compute role marks a host that can run endpoints';
@@ -73,6 +79,18 @@ CREATE TABLE endpoints (
 	UNIQUE (compute, port)
 );
 
+-- A tenant is attached to a pageserver under a generation; see generations.sql.  A row is committed before the pageserver hears of it: it may be
+-- there before the tenant's own, and stay for a moment when that is gone.
+CREATE TABLE attachments (
+	tenant text NOT NULL,
+	pageserver text NOT NULL REFERENCES nodes,
+	generation bigint NOT NULL,
+	up_since timestamptz,				-- the start of the pageserver it was last attached after
+	attached_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	PRIMARY KEY (tenant, pageserver)
+);
+COMMENT ON TABLE attachments IS 'generations of tenants on pageservers';
+
 -- Timelines that nodes may have and nobody wants: being created, or dropped and not yet gone everywhere.  Written by transactions
 -- of their own (see aside), so that it outlives the failure of what it is about.  Not dumped: old notes about timelines that
 -- were finished later would be dangerous, and a timeline that has a row is never cleaned up.
@@ -89,3 +107,4 @@ SELECT pg_catalog.pg_extension_config_dump('tenants', '');
 SELECT pg_catalog.pg_extension_config_dump('timelines', '');
 SELECT pg_catalog.pg_extension_config_dump('branches', '');
 SELECT pg_catalog.pg_extension_config_dump('endpoints', '');
+SELECT pg_catalog.pg_extension_config_dump('attachments', '');

@@ -16,10 +16,14 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION on_node(text, text, text[]) IS 'remote() on a registered node, as its administrator';
 
+-- At a new address it has to be seen anew.
 CREATE FUNCTION register_node(name text, role text, node_id int, host text, port int, admin_connstring text) RETURNS void
 LANGUAGE sql AS $$
-	INSERT INTO @extschema@.nodes VALUES ($1, $2, $3, $4, $5, $6)
-	ON CONFLICT ON CONSTRAINT nodes_pkey DO UPDATE SET role = $2, node_id = $3, host = $4, port = $5, admin_connstring = $6;
+	INSERT INTO @extschema@.nodes AS n (name, role, node_id, host, port, admin_connstring) VALUES ($1, $2, $3, $4, $5, $6)
+	ON CONFLICT ON CONSTRAINT nodes_pkey DO UPDATE SET role = $2, node_id = $3, host = $4, port = $5, admin_connstring = $6,
+		state = CASE WHEN n.admin_connstring = $6 THEN n.state ELSE 'registered' END,
+		missed = CASE WHEN n.admin_connstring = $6 THEN n.missed ELSE 0 END,
+		error = CASE WHEN n.admin_connstring = $6 THEN n.error END;
 $$;
 COMMENT ON FUNCTION register_node(text, text, int, text, int, text) IS 'make a server known, or change its address';
 
@@ -27,6 +31,93 @@ COMMENT ON FUNCTION register_node(text, text, int, text, int, text) IS 'make a s
 CREATE FUNCTION aside(sql text, VARIADIC args text[] = '{}') RETURNS SETOF jsonb LANGUAGE sql AS $$
 	SELECT r FROM (SELECT name FROM @extschema@.nodes WHERE role = 'controller' ORDER BY node_id LIMIT 1) n,
 		@extschema@.on_node(n.name, sql, VARIADIC args) r;
+$$;
+
+-- ---------------------------------------------------------------- heartbeats
+--
+-- A worker of its own asks every node every neon_controller.heartbeat_interval whether it is there, all at the same time.  One lost answer
+-- is no absence; after two the node is offline, and gets nothing new.  What it has stays where it is.
+
+CREATE FUNCTION ask_all(conninfos text[], questions text[], OUT number int, OUT answer text, OUT error text) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'nc_ask_all' LANGUAGE C STRICT;
+COMMENT ON FUNCTION ask_all(text[], text[]) IS
+	'ask each of many servers for one value, all at the same time and within neon_controller.heartbeat_timeout; what did not answer has an error';
+
+CREATE FUNCTION heartbeat_question(role text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+	SELECT format('SELECT json_build_object(''up_since'', pg_postmaster_start_time(), ''timelines'', %s)', CASE role
+		WHEN 'pageserver' THEN '(SELECT count(*) FROM neon_pageserver.timeline)'
+		WHEN 'safekeeper' THEN '(SELECT count(*) FROM neon_safekeeper.timelines)' ELSE 'NULL' END);
+$$;
+
+-- The rows are written when all have answered: they are locked for a moment only.
+CREATE FUNCTION heartbeats() RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+	asked @extschema@.nodes[];
+	a record;
+	n @extschema@.nodes;
+	r jsonb;
+BEGIN
+	IF NOT pg_try_advisory_xact_lock(hashtextextended('neon heartbeats', 0)) THEN
+		RETURN;		-- somebody is at it
+	END IF;
+	SELECT array_agg(x ORDER BY x.name) INTO asked FROM @extschema@.nodes x;
+	FOR a IN SELECT * FROM @extschema@.ask_all(ARRAY(SELECT x.admin_connstring FROM unnest(asked) WITH ORDINALITY x ORDER BY x.ordinality),
+			ARRAY(SELECT @extschema@.heartbeat_question(x.role) FROM unnest(asked) WITH ORDINALITY x ORDER BY x.ordinality)) LOOP
+		n := asked[a.number];
+		r := a.answer;
+		IF a.error IS NULL THEN
+			UPDATE @extschema@.nodes x SET missed = 0, error = NULL, state = 'online', last_seen = clock_timestamp(),
+				up_since = (r ->> 'up_since')::timestamptz, timelines = (r ->> 'timelines')::int
+			WHERE x.name = n.name AND x.admin_connstring = n.admin_connstring;
+		ELSE
+			UPDATE @extschema@.nodes x SET missed = x.missed + 1, error = a.error,
+				state = CASE WHEN x.missed >= 1 THEN 'offline' ELSE x.state END
+			WHERE x.name = n.name AND x.admin_connstring = n.admin_connstring;
+		END IF;
+	END LOOP;
+END $$;
+COMMENT ON FUNCTION heartbeats() IS 'ask all nodes whether they are there, and note the answers';
+
+-- ---------------------------------------------------------------- placement
+
+-- Those with the least to do, of the lowest number among equals.  One that was never asked may be as good as any.
+CREATE FUNCTION choose_pageserver() RETURNS text LANGUAGE plpgsql AS $$
+DECLARE chosen text;
+BEGIN
+	SELECT n.name INTO chosen FROM @extschema@.nodes n WHERE n.role = 'pageserver' AND n.state <> 'offline'
+	ORDER BY (SELECT count(*) FROM @extschema@.attachments a WHERE a.pageserver = n.name AND NOT @extschema@.is_stale(a)), n.node_id LIMIT 1;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'no pageserver is there for a new tenant' USING ERRCODE = 'NE006',
+			DETAIL = @extschema@.those_away('pageserver'),
+			HINT = 'Start one, or register another with neon_controller.register_node().  neon_nodes shows them.';
+	END IF;
+	RETURN chosen;
+END $$;
+COMMENT ON FUNCTION choose_pageserver() IS 'the pageserver for a new tenant';
+
+-- As many as neon_controller.safekeepers_per_timeline, or all there are.  Those that are away are taken only to make up the number: the
+-- majority has to be there, and they are told when they come back.
+CREATE FUNCTION choose_safekeepers() RETURNS text[] LANGUAGE plpgsql AS $$
+DECLARE
+	chosen text[];
+	live int;
+BEGIN
+	SELECT array_agg(c.name ORDER BY c.node_id), count(*) FILTER (WHERE c.state <> 'offline') INTO chosen, live
+	FROM (SELECT n.name, n.node_id, n.state FROM @extschema@.nodes n WHERE n.role = 'safekeeper'
+		ORDER BY n.state = 'offline', (SELECT count(DISTINCT l.tenant) FROM @extschema@.timelines l WHERE n.name = ANY (l.safekeepers)), n.node_id
+		LIMIT current_setting('neon_controller.safekeepers_per_timeline')::int) c;
+	IF live <= cardinality(coalesce(chosen, '{}')) / 2 THEN
+		RAISE EXCEPTION 'too few safekeepers are there for a new tenant: %', live USING ERRCODE = 'NE006',
+			DETAIL = @extschema@.those_away('safekeeper'),
+			HINT = 'Start them, or register others with neon_controller.register_node().  neon_nodes shows them.';
+	END IF;
+	RETURN chosen;
+END $$;
+COMMENT ON FUNCTION choose_safekeepers() IS 'the safekeepers for a new tenant''s first timeline; its branches have them too';
+
+CREATE FUNCTION those_away(role text) RETURNS text LANGUAGE sql STABLE AS $$
+	SELECT coalesce('Offline: ' || string_agg(format('%s (%s)', n.name, n.error), ', ' ORDER BY n.node_id) || '.', 'None is registered.')
+	FROM @extschema@.nodes n WHERE n.role = those_away.role AND n.state = 'offline';
 $$;
 
 -- What a compute of the tenant uses to reach a node.

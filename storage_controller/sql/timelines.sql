@@ -178,25 +178,12 @@ BEGIN
 	tl.tenant := t.id;
 	tl.ancestor := ancestor.id;
 	tl.created_at := clock_timestamp();
-	IF ancestor.id IS NOT NULL THEN
-		tl.pageserver := ancestor.pageserver;
-		tl.safekeepers := ancestor.safekeepers;
-	ELSE
-		SELECT name INTO tl.pageserver FROM @extschema@.nodes n WHERE role = 'pageserver'
-		ORDER BY (SELECT count(*) FROM @extschema@.timelines l WHERE l.pageserver = n.name), node_id LIMIT 1;
-		SELECT array_agg(name ORDER BY node_id) INTO tl.safekeepers FROM @extschema@.nodes WHERE role = 'safekeeper';
-		IF tl.pageserver IS NULL OR coalesce(array_length(tl.safekeepers, 1), 0) = 0 THEN
-			RAISE EXCEPTION 'the cluster has no pageserver or no safekeeper' USING ERRCODE = 'NE006',
-				HINT = 'Register them with neon_controller.register_node().';
-		END IF;
-	END IF;
+	-- a branch reads its ancestor's layers, and is where its ancestor is
+	tl.pageserver := coalesce(ancestor.pageserver, @extschema@.choose_pageserver());
+	tl.safekeepers := coalesce(ancestor.safekeepers, @extschema@.choose_safekeepers());
 	PERFORM pg_advisory_xact_lock(@extschema@.timeline_lock(tl.id));
 	PERFORM @extschema@.aside('INSERT INTO @extschema@.leftovers VALUES ($1, $2, $3, $4::text[])', tl.id, t.id, tl.pageserver, tl.safekeepers::text);
-	PERFORM @extschema@.on_node(tl.pageserver, 'SELECT neon_pageserver.create_tenant($1, $2)', t.id, t.node_password);
-	SELECT q INTO STRICT r FROM @extschema@.on_node(tl.pageserver,
-		'SELECT * FROM neon_pageserver.create_timeline($1, $2, $3::text[], $4, $5::pg_lsn)', t.id, tl.id,
-		(SELECT array_agg(@extschema@.tenant_connstring(n, t) ORDER BY node_id)::text FROM @extschema@.nodes n WHERE n.name = ANY (tl.safekeepers)),
-		ancestor.id, at_lsn::text) q;
+	r := @extschema@.create_on_pageserver(t, tl, at_lsn);
 	tl.start_lsn := r ->> 'start_lsn';
 	tl.system_id := r ->> 'system_id';
 	tl.wal_seg_size := r ->> 'wal_seg_size';

@@ -1,0 +1,176 @@
+# Nodes answer heartbeats and get what is new; generations are in every attachment, and one that is old is refused.
+# SPDX-License-Identifier: Apache-2.0
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use IPC::Run;
+use NeonCluster;
+use Test::More;
+
+my $c = NeonCluster->new(init => [ '--pageservers', 2, '--safekeepers', 4 ],
+	conf => { controller => "neon_controller.reconcile_interval = 500ms\nneon_controller.heartbeat_interval = 500ms" });
+$c->start;
+
+sub control { my ($sql) = @_; return $c->psql_uri($c->node_uri('controller'), $sql, timeout => 200); }
+
+# One value; dies on an error.
+sub ask { my ($sql) = @_; return $c->node_sql('controller', $sql); }
+
+sub state_becomes
+{
+	my ($node, $state) = @_;
+	ok($c->poll("$node is $state", 120, sub { ask("SELECT state FROM neon_nodes WHERE name = '$node'") eq $state }), "$node is seen $state");
+	return;
+}
+
+sub placed { my ($tenant) = @_; return split /\|/, ask("SELECT l.pageserver, array_to_string(l.safekeepers, ' ') FROM neon_controller.timelines l
+	JOIN neon_controller.tenants t ON t.id = l.tenant WHERE t.name = '$tenant' AND l.ancestor IS NULL"); }
+
+sub works
+{
+	my ($tenant) = @_;
+	my ($rc, $out, $err) = $c->psql_uri(ask("SET neon.tenant = '$tenant'; SELECT neon_start_endpoint('main')"),
+		'CREATE TABLE IF NOT EXISTS t (a int); INSERT INTO t VALUES (1); SELECT count(*) > 0 FROM t');
+	is("$rc $out", '0 t', "$tenant takes commits") or diag($err);
+	return;
+}
+
+# ---- all answer ----
+ok($c->poll('all nodes are online', 120, sub { ask("SELECT count(*) FILTER (WHERE state <> 'online') FROM neon_nodes") eq '0' }), 'all nodes are seen online');
+is(ask("SELECT string_agg(role || n, ' ' ORDER BY role) FROM (SELECT role, count(*) AS n FROM neon_nodes GROUP BY role) x"),
+	'compute1 controller1 pageserver2 safekeeper4', 'all nodes are registered');
+is(ask('SELECT count(*) FROM neon_nodes WHERE last_seen IS NULL OR up_since > last_seen OR error IS NOT NULL'), '0', 'and seen since they came up');
+
+# ---- tenants are spread ----
+my ($ps1, $sk1) = placed('default');
+is("$ps1: $sk1", 'pageserver-1: safekeeper-1 safekeeper-2 safekeeper-3', 'the first tenant is on the first nodes');
+ask(q{SELECT neon_create_tenant('second')});
+my ($ps2, $sk2) = placed('second');
+is("$ps2: $sk2", 'pageserver-2: safekeeper-1 safekeeper-2 safekeeper-4', 'the second one on those that have less to do');
+works($_) for qw(default second);
+ok($c->poll('a heartbeat counts them', 120, sub { ask(q{SELECT string_agg(timelines::text, ' ' ORDER BY name) FROM neon_nodes WHERE role = 'pageserver'}) eq '1 1' }),
+	'the nodes tell how many timelines they have');
+
+# A branch is where its parent is.
+ask(q{SET neon.tenant = 'second'; SELECT neon_create_branch('dev', parent => 'main')});
+is(ask(q{SELECT l.pageserver || ': ' || array_to_string(l.safekeepers, ' ') FROM neon_controller.branches b JOIN neon_controller.timelines l ON l.id = b.timeline
+	WHERE b.name = 'dev'}), "$ps2: $sk2", q{a branch is on its parent's nodes});
+my ($rc, $out, $err) = $c->psql_uri(ask(q{SET neon.tenant = 'second'; SELECT neon_create_endpoint('dev')}), 'INSERT INTO t VALUES (2); SELECT sum(a) FROM t');
+is("$rc $out", '0 3', 'it works there') or diag($err);
+
+# ---- nodes that are away get nothing new, and make nobody else wait ----
+my @frozen = $c->freeze('pageserver-2');
+$c->kill9('safekeeper-4');
+state_becomes('pageserver-2', 'offline');
+state_becomes('safekeeper-4', 'offline');
+is(ask(q{SELECT error FROM neon_nodes WHERE name = 'pageserver-2'}), 'no answer within 3000 ms', 'neon_nodes says why: one is silent');
+like(ask(q{SELECT error FROM neon_nodes WHERE name = 'safekeeper-4'}), qr/refused|No such file/, 'one is not there');
+is(ask(q{SELECT string_agg(name, ' ' ORDER BY name) FROM neon_nodes WHERE state <> 'online'}), 'pageserver-2 safekeeper-4', 'nobody else is away');
+my $others = q{SELECT min(last_seen) FROM neon_nodes WHERE state = 'online'};
+my $then = ask($others);
+ok($c->poll('others are seen', 120, sub { ask("SELECT ($others) > '$then'") eq 't' }), 'the others are seen meanwhile');
+ask(q{SELECT neon_create_tenant('third')});
+my ($ps3, $sk3) = placed('third');
+is("$ps3: $sk3", 'pageserver-1: safekeeper-1 safekeeper-2 safekeeper-3', 'a new tenant does not go to those that are away');
+works('third');
+
+# too few
+$c->kill9($_) for qw(safekeeper-2 safekeeper-3);
+state_becomes($_, 'offline') for qw(safekeeper-2 safekeeper-3);
+($rc, undef, $err) = control(q{SELECT neon_create_tenant('fourth')});
+like($err, qr/too few safekeepers are there for a new tenant: 1\n.*DETAIL: .*Offline: safekeeper-2 \(.*HINT: .*register_node/s, 'without a majority of safekeepers there is no new tenant');
+$c->start('safekeeper-2');
+state_becomes('safekeeper-2', 'online');
+is(ask(q{SELECT array_to_string(neon_controller.choose_safekeepers(), ' ')}), 'safekeeper-1 safekeeper-2 safekeeper-3', 'with a majority there is: the third is told when it comes back');
+$c->start('safekeeper-3');
+my @frozen_too = $c->freeze('pageserver-1');
+state_becomes('pageserver-1', 'offline');
+($rc, undef, $err) = control(q{SELECT neon_create_tenant('fourth')});
+like($err, qr/no pageserver is there for a new tenant\n.*DETAIL: .*pageserver-1 \(.*HINT: .*register_node/s, 'nor without a pageserver');
+$c->thaw(@frozen_too);
+state_becomes('pageserver-1', 'online');
+$c->thaw(@frozen);
+state_becomes('pageserver-2', 'online');
+is(ask('SELECT max(generation) FROM neon_controller.attachments'), '1', 'what was only silent is not attached anew');
+$c->kill9('pageserver-2');
+state_becomes('pageserver-2', 'offline');
+
+# ---- generations ----
+my $tenant = ask(q{SELECT id FROM neon_controller.tenants WHERE name = 'second'});
+my $mine = "FROM neon_controller.attachments WHERE tenant = '$tenant'";
+my $theirs = "SELECT generation FROM neon_pageserver.tenant WHERE tenant = '$tenant'";
+is(ask("SELECT pageserver || ' ' || generation $mine"), 'pageserver-2 1', 'a tenant is attached with a generation');
+$c->start($_) for qw(pageserver-2 safekeeper-4);
+state_becomes('pageserver-2', 'online');
+state_becomes('safekeeper-4', 'online');
+ok($c->poll('it has a new generation', 120, sub { ask("SELECT generation $mine") eq '2' && $c->node_sql('pageserver-2', $theirs) eq '2' }), 'a pageserver that was restarted is attached anew');
+is(ask(q{SELECT max(generation) FROM neon_controller.attachments WHERE pageserver = 'pageserver-1'}), '1', 'the other one is not');
+works('second');
+my $before = $c->node_sql('pageserver-2', 'SELECT count(*) FROM neon_pageserver.timelines');
+($rc, undef, $err) = $c->psql_uri($c->node_uri('pageserver-2'), "\\set VERBOSITY verbose\nSELECT * FROM neon_pageserver.create_timeline('$tenant', '" . 'a' x 32 . "', '{}', NULL, NULL, 1)");
+like($err, qr/NE014: generation 1 of tenant "$tenant" is old/, 'an older generation is refused');
+is($c->node_sql('pageserver-2', 'SELECT count(*) FROM neon_pageserver.timelines'), $before, 'and has made nothing');
+($rc, undef, $err) = $c->psql_uri($c->node_uri('pageserver-2'), "SELECT neon_pageserver.attach('" . 'b' x 32 . "', 1)");
+like($err, qr/is not on this pageserver/, 'a tenant that is not there is not attached');
+
+# a controller that is an older copy
+ask("UPDATE neon_controller.attachments SET generation = 1 WHERE tenant = '$tenant'");
+($rc, undef, $err) = control(q{SET neon.tenant = 'second'; SELECT neon_create_branch('late', parent => 'main')});
+like($err, qr/generation 1 of tenant .* is old.*HINT:.*after_restore/s, 'an older copy of the controller makes no branch');
+ask('SELECT neon_controller.after_restore()');
+ok($c->poll('its generations are beyond those given out', 120, sub { $c->node_sql('pageserver-2', $theirs) >= 1001 }), 'after_restore() lets its generations jump');
+ok($c->poll('a branch is made', 120, sub { (control(q{SET neon.tenant = 'second'; SELECT neon_create_branch('late', parent => 'main')}))[0] == 0 }), 'and it works again');
+# without being told so, at the pageserver's next start
+ask("UPDATE neon_controller.attachments SET generation = 1 WHERE tenant = '$tenant'");
+my $newest = $c->node_sql('pageserver-2', $theirs);
+$c->stop('pageserver-2');
+$c->start('pageserver-2');
+ok($c->poll('the copy has found out', 120, sub { ask("SELECT generation $mine") > $newest && ask("SELECT generation $mine") == $c->node_sql('pageserver-2', $theirs) }),
+	'a pageserver that comes up tells an older copy of the controller');
+
+# ---- crashes of the controller ----
+# between a number that is committed and the attachment: as if it had died there
+ask(qq{SELECT neon_controller.next_generation('$tenant', 'pageserver-2', NULL, NULL)});
+my $skipped = ask("SELECT generation $mine");
+is($skipped - $c->node_sql('pageserver-2', $theirs), 1, 'a number is committed before the pageserver hears of it');
+is((control(q{SET neon.tenant = 'second'; SELECT neon_create_branch('after', parent => 'main')}))[0], 0, 'a number that was not used is no harm');
+is($c->node_sql('pageserver-2', $theirs), $skipped, 'the next work brings it');
+
+# While branches are made, their pageserver is attached anew again and again.
+my $attach = join '; ', ("SELECT neon_controller.reattach('$tenant', 'pageserver-2')") x 30;
+my $racer = IPC::Run::start([ 'psql', '-X', '-q', '-A', '-t', '-c', $attach, $c->node_uri('controller') ], '<', \undef, '>', \my $race_out, '2>', \my $race_err);
+is((control(qq{SET neon.tenant = 'second'; SELECT neon_create_branch('race$_', parent => 'main')}))[0], 0, "a branch is made while its pageserver is attached anew, $_") for 1 .. 3;
+$racer->finish;
+is($racer->result(0), 0, 'all attachments were made') or diag($race_err);
+is(ask("SELECT generation $mine"), $c->node_sql('pageserver-2', $theirs), 'both know the same generation');
+
+# A tenant whose creation dies with the controller leaves no attachment.
+my $h = IPC::Run::start([ 'psql', '-X', '-q', '-c', q{SELECT neon_create_tenant('lost')}, $c->node_uri('controller') ], '<', \undef, '>', \my $lost_out, '2>', \my $lost_err);
+my $unmade = 'SELECT count(*) FROM neon_controller.attachments a WHERE NOT EXISTS (SELECT FROM neon_controller.tenants t WHERE t.id = a.tenant)';
+ok($c->poll('it is attached', 120, sub { ask($unmade) eq '1' }), 'a tenant that is being made has its number');
+my $uri = ask(q{SET neon.tenant = 'second'; SELECT neon_connection_uri('main')});
+$c->kill9('controller');
+is(($c->psql_uri($uri, 'INSERT INTO t VALUES (3); SELECT count(*) > 1 FROM t'))[1], 't', 'an endpoint works while there is no controller');
+$c->start('controller');
+$h->finish;
+SKIP:
+{
+	skip 'it was made before the controller was killed', 1 if ask(q{SELECT count(*) FROM neon_tenants WHERE name = 'lost'}) eq '1';
+	ask('SELECT neon_controller.clean_up()');
+	ok($c->poll('it is forgotten', 120, sub { ask($unmade) eq '0' }), 'and none when it was not made after all');
+}
+
+# ---- the worker ends, and comes back ----
+my $worker = q{SELECT coalesce(max(pid), 0) FROM pg_stat_activity WHERE backend_type = 'neon reconciler'};
+my $pid = ask($worker);
+cmp_ok($pid, '>', 0, 'the reconciler runs');
+ask("SELECT pg_terminate_backend($pid)");
+ok($c->poll('another one runs', 120, sub { my $p = ask($worker); $p && $p ne $pid }), 'one that was ended comes back');
+my $seen = ask(q{SELECT max(last_seen) FROM neon_nodes});
+ok($c->poll('it works', 120, sub { ask(qq{SELECT min(last_seen) > '$seen' FROM neon_nodes}) eq 't' }), 'and goes on');
+my $last_controller = ask('SELECT pg_postmaster_start_time()');
+ok($c->poll('it works after the crash', 120, sub { ask(qq{SELECT min(last_seen) > '$last_controller' FROM neon_nodes}) eq 't' }), 'also after the controller was killed');
+works($_) for qw(default second third);
+
+done_testing();
