@@ -241,7 +241,7 @@ COMMENT ON VIEW neon_endpoints IS 'Endpoints: their branches, addresses, whether
 CREATE VIEW neon_nodes AS
 	SELECT * FROM jsonb_to_recordset(neon_list('nodes')) AS n (name text, role text, node_id int, host text, port int, state text,
 		last_seen timestamptz, up_since timestamptz, timelines int, error text, registered_at timestamptz);
-COMMENT ON VIEW neon_nodes IS 'Servers of the cluster, whether they answer, and since when (only on the controller).';
+COMMENT ON VIEW neon_nodes IS 'Servers of the cluster: where they are, whether they answer to heartbeats, when they last did, since when they are up, and why one that is offline does not answer (only on the controller).';
 
 REVOKE ALL ON neon_tenants, neon_branches, neon_endpoints, neon_nodes FROM PUBLIC;
 GRANT SELECT ON neon_tenants, neon_branches, neon_endpoints, neon_nodes TO pg_monitor;

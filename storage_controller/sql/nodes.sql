@@ -49,7 +49,8 @@ CREATE FUNCTION heartbeat_question(role text) RETURNS text LANGUAGE sql IMMUTABL
 		WHEN 'safekeeper' THEN '(SELECT count(*) FROM neon_safekeeper.timelines)' ELSE 'NULL' END);
 $$;
 
--- The rows are written when all have answered: they are locked for a moment only.
+-- The rows are written when all have answered: they are locked for a moment only.  One that somebody else has locked, as register_node() does,
+-- is left out this time: whoever locks several waits for us, and never we for him.
 CREATE FUNCTION heartbeats() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
 	asked @extschema@.nodes[];
@@ -65,6 +66,8 @@ BEGIN
 			ARRAY(SELECT @extschema@.heartbeat_question(x.role) FROM unnest(asked) WITH ORDINALITY x ORDER BY x.ordinality)) LOOP
 		n := asked[a.number];
 		r := a.answer;
+		PERFORM FROM @extschema@.nodes x WHERE x.name = n.name FOR NO KEY UPDATE SKIP LOCKED;
+		CONTINUE WHEN NOT FOUND;
 		IF a.error IS NULL THEN
 			UPDATE @extschema@.nodes x SET missed = 0, error = NULL, state = 'online', last_seen = clock_timestamp(),
 				up_since = (r ->> 'up_since')::timestamptz, timelines = (r ->> 'timelines')::int

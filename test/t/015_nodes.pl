@@ -82,7 +82,7 @@ state_becomes($_, 'offline') for qw(safekeeper-2 safekeeper-3);
 like($err, qr/too few safekeepers are there for a new tenant: 1\n.*DETAIL: .*Offline: safekeeper-2 \(.*HINT: .*register_node/s, 'without a majority of safekeepers there is no new tenant');
 $c->start('safekeeper-2');
 state_becomes('safekeeper-2', 'online');
-is(ask(q{SELECT array_to_string(neon_controller.choose_safekeepers(), ' ')}), 'safekeeper-1 safekeeper-2 safekeeper-3', 'with a majority there is: the third is told when it comes back');
+is(ask(q{SELECT array_to_string(neon_controller.choose_safekeepers(), ' ')}), 'safekeeper-1 safekeeper-2 safekeeper-4', 'with a majority there is: the third is told when it comes back');
 $c->start('safekeeper-3');
 my @frozen_too = $c->freeze('pageserver-1');
 state_becomes('pageserver-1', 'offline');
