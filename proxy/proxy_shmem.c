@@ -116,9 +116,17 @@ find_slot(uint64 key, bool add)
 	if (!add || empty == NULL)
 		return NULL;
 	empty->key = key;
-	empty->count = empty->waiting = 0;
+	empty->count = 0;
+	memset(empty->want, 0, sizeof(empty->want));
 	empty->window = 0;
 	return empty;
+}
+
+static void
+forget_if_empty(PxQuota *q)
+{
+	if (q->count == 0 && q->want[PX_WANT_MORE] == 0 && q->want[PX_WANT_SHARE] == 0)
+		q->key = 0;
 }
 
 bool
@@ -148,8 +156,7 @@ px_quota_give(PxQuotaKind kind, uint64 key)
 	{
 		if (q->count > 0)
 			q->count--;
-		if (q->count == 0 && q->waiting == 0)
-			q->key = 0;
+		forget_if_empty(q);
 	}
 	SpinLockRelease(&px_shared->quota_lock);
 }
@@ -167,23 +174,37 @@ px_quota_count(uint64 key)
 	return n;
 }
 
-int
-px_quota_waiting(uint64 key, int add)
+void
+px_quota_want(uint64 key, PxWant before, PxWant now)
 {
 	PxQuota    *q;
-	int			n = 0;
 
 	SpinLockAcquire(&px_shared->quota_lock);
-	q = find_slot(key, add > 0);
+	q = find_slot(key, now != PX_WANT_NOTHING);
 	if (q)
 	{
-		q->waiting = Max(q->waiting + add, 0);
-		n = q->waiting;
-		if (q->count == 0 && q->waiting == 0)
-			q->key = 0;
+		if (before != PX_WANT_NOTHING && q->want[before] > 0)
+			q->want[before]--;
+		if (now != PX_WANT_NOTHING)
+			q->want[now]++;
+		forget_if_empty(q);
 	}
 	SpinLockRelease(&px_shared->quota_lock);
-	return n;
+}
+
+PxWant
+px_quota_others_want(uint64 key, PxWant mine)
+{
+	PxQuota    *q;
+	PxWant		most = PX_WANT_NOTHING;
+
+	SpinLockAcquire(&px_shared->quota_lock);
+	q = find_slot(key, false);
+	for (PxWant w = PX_WANT_MORE; q && w <= PX_WANT_SHARE; w++)
+		if (q->want[w] > (w == mine ? 1 : 0))
+			most = w;
+	SpinLockRelease(&px_shared->quota_lock);
+	return most;
 }
 
 int

@@ -25,11 +25,19 @@ typedef enum PxQuotaKind
 #define PX_QUOTA_SLOTS 32768	/* a power of two */
 #define PX_QUOTA_PROBES 64
 
+/* What a worker has to say about a pool that is full. */
+typedef enum PxWant
+{
+	PX_WANT_NOTHING,
+	PX_WANT_MORE,				/* clients wait here, and there is a fair share of server connections */
+	PX_WANT_SHARE				/* clients wait here, and there is less than that */
+} PxWant;
+
 typedef struct PxQuota
 {
 	uint64		key;			/* 0: free */
 	int32		count;
-	int32		waiting;		/* pools: clients that wait for a server connection */
+	int16		want[3];		/* pools: how many workers want what, by PxWant; the first is not used */
 	int64		window;			/* failures: the minute that is counted */
 } PxQuota;
 
@@ -56,8 +64,9 @@ extern bool px_quota_take(PxQuotaKind kind, uint64 key, int limit);
 extern void px_quota_give(PxQuotaKind kind, uint64 key);
 extern int	px_quota_count(uint64 key);
 
-/* Pools: whether clients of other workers wait; adds to that number. */
-extern int	px_quota_waiting(uint64 key, int add);
+/* Pools: says what this worker wants now instead of before; and what the most is that any other worker wants. */
+extern void px_quota_want(uint64 key, PxWant before, PxWant now);
+extern PxWant px_quota_others_want(uint64 key, PxWant mine);
 
 /* Failed logins: counts one, and tells how many there were in this minute. */
 extern int	px_failures(uint64 key, int64 now_ms, int add);
