@@ -5,7 +5,7 @@
  * come first served.  What is free meets who waits at the end of a round of events (px_pool_run), never in the middle of one.
  *
  * The size of a pool holds for all workers together: each server connection takes one of the shared table's count.  A worker whose
- * clients wait and that gets no more says so there, and whether it has its fair share; one with more than that then closes some.
+ * clients wait and that gets no more says so there, and what it lacks of its fair share; one with more than that then closes some.
  *
  * A connection that fails is tried again, each time after asking the controller to wake the endpoint, with growing pauses; after
  * neon_proxy.connect_retries of them, or at once when the server says no for good, all who wait are told.
@@ -293,6 +293,8 @@ px_pool_release(PxServer *s)
 	{
 		p->give_back--;
 		px_server_close(s);
+		if (p->nservers == 0)
+			p->retry_ms = px.now_ms + TURN_MS;	/* it was the last: the others' turn */
 	}
 	else if (p->mode == PX_POOL_SESSION && s->state != PX_SV_RESETTING && s->state != PX_SV_CANCELLING)
 	{
@@ -330,31 +332,37 @@ pool_size(const PxPool *p)
 	return p->endpoint->pool_size > 0 ? p->endpoint->pool_size : px_pool_size;
 }
 
-/* Server connections that each worker can have at the same time; 0: there are fewer than workers, who take turns. */
+/* Server connections that each pool that counts with this one can have at the same time; 0: there are not enough, and they take turns. */
 static int
-fair_share(const PxPool *p)
+fair_share(const PxPool *p, const PxWant *others)
 {
-	return pool_size(p) / px_workers;
+	return pool_size(p) / (others->pools + 1);
 }
 
-/* Tells the others what clients here wait for, or that they do no longer. */
+/* Tells the others what clients here wait for. */
 static void
-tell(PxPool *p, PxWant want)
+tell(PxPool *p, int lacking, int more)
 {
-	if (p->told != want)
-		px_quota_want(p->quota_key, p->told, want);
-	p->told = want;
+	PxWant		now = {lacking, more, p->nclients > 0};
+
+	if (memcmp(&p->told, &now, sizeof(now)) != 0)
+		px_quota_want(p->quota_key, &p->told, &now);
+	p->told = now;
 }
 
-/* One more of the pool's count, unless another worker has first claim to it. */
+/* One of the pool's count, of `wanted`, unless another worker has first claim to it. */
 static bool
-take_quota(PxPool *p)
+take_quota(PxPool *p, int wanted)
 {
-	bool		has_share = p->nservers >= Max(fair_share(p), 1);
+	PxWant		others = px_quota_others_want(p->quota_key, &p->told);
+	int			lacking = Max(fair_share(p, &others), 1) - p->nservers;
 
-	if ((!has_share || px_quota_others_want(p->quota_key, p->told) != PX_WANT_SHARE) && px_quota_take(PX_QUOTA_POOL, p->quota_key, pool_size(p)))
+	if ((lacking > 0 || others.lacking == 0) && px_quota_take(PX_QUOTA_POOL, p->quota_key, pool_size(p)))
 		return true;
-	tell(p, has_share ? PX_WANT_MORE : PX_WANT_SHARE);
+	if (lacking > 0)
+		tell(p, Min(lacking, wanted), 0);
+	else
+		tell(p, 0, 1);
 	return false;
 }
 
@@ -373,15 +381,15 @@ px_pool_launch(PxPool *p)
 		px_cache_wake(p->endpoint);
 		return;
 	}
-	while (want-- > 0 && p->nstarting < MAX_STARTING)
+	for (; want > 0 && p->nstarting < MAX_STARTING; want--)
 	{
-		if (!take_quota(p))
+		if (!take_quota(p, want))
 			return;
 		s = px_server_connect(p);
 		if (s == NULL)
 			return;				/* it was told */
 	}
-	tell(p, PX_WANT_NOTHING);
+	tell(p, 0, 0);
 }
 
 static void
@@ -396,7 +404,7 @@ px_pool_fail(PxPool *p, const px_error *error)
 {
 	p->failures = 0;
 	p->retry_ms = 0;
-	tell(p, PX_WANT_NOTHING);
+	tell(p, 0, 0);
 	fail_list(&p->logins, error);
 	fail_list(&p->waiting, error);
 }
@@ -470,28 +478,31 @@ px_pool_run(void)
 }
 
 /*
- * Connections that have done nothing for long, and those that another worker's clients wait for: at once all beyond our share when the
- * other has not got its own; of the rest only what nobody here has used for a while, one in each tick.  A new connection costs the
+ * Connections that have done nothing for long, and those that another worker's clients wait for: at once what is beyond our share, as far as
+ * the other lacks it of its own; of the rest only what nobody here has used for a while, one in each tick.  A new connection costs the
  * compute a process, which is far more than a query: between two workers that are both busy none may go back and forth.
  */
 static void
 close_idle(PxPool *p)
 {
 	dlist_mutable_iter i;
-	int			share = fair_share(p);
-	PxWant		others = px_quota_others_want(p->quota_key, p->told);
-	bool		unused = p->nwaiting == 0 && others != PX_WANT_NOTHING;
+	PxWant		others = px_quota_others_want(p->quota_key, &p->told);
+	int			due = Max(Min(others.lacking, p->nservers - fair_share(p, &others)), 0);
 
-	p->give_back = others == PX_WANT_SHARE && p->nwaiting > 0 ? Max(p->nservers - share, 0) : 0;
 	dlist_foreach_modify(i, &p->idle)
 	{
 		PxServer   *s = dlist_container(PxServer, node, i.cur);
 
 		if (px.now_ms - s->state_ms >= px_server_idle_timeout_ms || px.now_ms - s->created_ms >= px_server_lifetime_ms || p->paused ||
-			s->generation != px_reconnect_generation || (unused && others == PX_WANT_SHARE && p->nservers > share))
+			s->generation != px_reconnect_generation)
 			px_server_close(s);
 	}
-	if (unused && !dlist_is_empty(&p->idle))
+	p->give_back = p->nwaiting > 0 ? due : 0;
+	if (p->nwaiting > 0 || (others.lacking == 0 && others.more == 0))
+		return;
+	for (; due > 0 && !dlist_is_empty(&p->idle); due--)
+		px_server_close(dlist_tail_element(PxServer, node, &p->idle));
+	if (!dlist_is_empty(&p->idle))
 	{
 		PxServer   *s = dlist_tail_element(PxServer, node, &p->idle);
 
@@ -549,8 +560,8 @@ px_pool_tick(void)
 			expire_waiting(&p->waiting);
 			px_pool_want_run(p);
 		}
-		else if (p->told != PX_WANT_NOTHING)
-			tell(p, PX_WANT_NOTHING);
+		else
+			tell(p, 0, 0);
 		if (p->nclients == 0 && p->nservers == 0 && !p->runnable && px.now_ms - p->used_ms > FORGET_MS)
 			forget_pool(p);
 	}

@@ -117,7 +117,7 @@ find_slot(uint64 key, bool add)
 		return NULL;
 	empty->key = key;
 	empty->count = 0;
-	memset(empty->want, 0, sizeof(empty->want));
+	empty->want = (PxWant) {0, 0, 0};
 	empty->window = 0;
 	return empty;
 }
@@ -125,7 +125,7 @@ find_slot(uint64 key, bool add)
 static void
 forget_if_empty(PxQuota *q)
 {
-	if (q->count == 0 && q->want[PX_WANT_MORE] == 0 && q->want[PX_WANT_SHARE] == 0)
+	if (q->count == 0 && q->want.lacking == 0 && q->want.more == 0 && q->want.pools == 0)
 		q->key = 0;
 }
 
@@ -175,36 +175,38 @@ px_quota_count(uint64 key)
 }
 
 void
-px_quota_want(uint64 key, PxWant before, PxWant now)
+px_quota_want(uint64 key, const PxWant *before, const PxWant *now)
 {
 	PxQuota    *q;
 
 	SpinLockAcquire(&px_shared->quota_lock);
-	q = find_slot(key, now != PX_WANT_NOTHING);
+	q = find_slot(key, now->pools > 0 || now->lacking > 0 || now->more > 0);
 	if (q)
 	{
-		if (before != PX_WANT_NOTHING && q->want[before] > 0)
-			q->want[before]--;
-		if (now != PX_WANT_NOTHING)
-			q->want[now]++;
+		q->want.lacking = Max(q->want.lacking - before->lacking, 0) + now->lacking;
+		q->want.more = Max(q->want.more - before->more, 0) + now->more;
+		q->want.pools = Max(q->want.pools - before->pools, 0) + now->pools;
 		forget_if_empty(q);
 	}
 	SpinLockRelease(&px_shared->quota_lock);
 }
 
 PxWant
-px_quota_others_want(uint64 key, PxWant mine)
+px_quota_others_want(uint64 key, const PxWant *mine)
 {
 	PxQuota    *q;
-	PxWant		most = PX_WANT_NOTHING;
+	PxWant		w = {0, 0, 0};
 
 	SpinLockAcquire(&px_shared->quota_lock);
 	q = find_slot(key, false);
-	for (PxWant w = PX_WANT_MORE; q && w <= PX_WANT_SHARE; w++)
-		if (q->want[w] > (w == mine ? 1 : 0))
-			most = w;
+	if (q)
+	{
+		w.lacking = Max(q->want.lacking - mine->lacking, 0);
+		w.more = Max(q->want.more - mine->more, 0);
+		w.pools = Max(q->want.pools - mine->pools, 0);
+	}
 	SpinLockRelease(&px_shared->quota_lock);
-	return most;
+	return w;
 }
 
 int

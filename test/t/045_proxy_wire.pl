@@ -82,6 +82,16 @@ cmp_ok($p->admin(q{SELECT count(*) FROM pg_stat_activity WHERE usename = 'ann' A
 	cmp_ok($p->admin(q{SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT 1;' AND application_name = 'pgbench'}), '<=', 4, 'within its size');
 }
 
+# ---- one connection for two busy workers: they take turns
+{
+	my ($out, $err) = ('', '');
+	my $h = IPC::Run::start([ 'pgbench', '-n', '-T', 120, '-c', 12, '-f', "$p->{tmp}/one.sql", $uri->('one') ], '<', '/dev/null', '>', \$out, '2>', \$err, timeout(300));
+	good($one, 'SELECT 1', '1', 'a client among busy ones has its turn') for 1 .. 6;
+	ok($h->pumpable, 'while they are busy');
+	$h->signal('TERM');
+	$h->finish;
+}
+
 # ---- prepared statements over changing connections
 run [ 'pgbench', '-i', '-q', '-s', 1, "host=127.0.0.1 port=$p->{server_port} user=ann password=secret dbname=app" ], '>', \$o, '2>', \$e, timeout(300) or die $e;
 for my $mode (qw(simple extended prepared))
