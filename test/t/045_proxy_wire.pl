@@ -85,7 +85,7 @@ cmp_ok($p->admin(q{SELECT count(*) FROM pg_stat_activity WHERE usename = 'ann' A
 # ---- one connection for two busy workers: they take turns
 {
 	my ($out, $err) = ('', '');
-	my $h = IPC::Run::start([ 'pgbench', '-n', '-T', 120, '-c', 12, '-f', "$p->{tmp}/one.sql", $uri->('one') ], '<', '/dev/null', '>', \$out, '2>', \$err, timeout(300));
+	my $h = IPC::Run::start([ 'pgbench', '-n', '-T', 600, '-c', 12, '-f', "$p->{tmp}/one.sql", $uri->('one') ], '<', '/dev/null', '>', \$out, '2>', \$err, timeout(700));
 	good($one, 'SELECT 1', '1', 'a client among busy ones has its turn') for 1 .. 6;
 	ok($h->pumpable, 'while they are busy');
 	$h->signal('TERM');
