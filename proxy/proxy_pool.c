@@ -5,7 +5,7 @@
  * come first served.  What is free meets who waits at the end of a round of events (px_pool_run), never in the middle of one.
  *
  * The size of a pool holds for all workers together: each server connection takes one of the shared table's count.  A worker whose
- * clients wait and that gets no more says so there; a worker with more than its fair share then closes some.
+ * clients wait and that gets no more says so there, and what it lacks of its fair share; one with more than that then closes some.
  *
  * A connection that fails is tried again, each time after asking the controller to wake the endpoint, with growing pauses; after
  * neon_proxy.connect_retries of them, or at once when the server says no for good, all who wait are told.
@@ -27,6 +27,8 @@
 #define MAX_PAUSE_MS	2000
 #define FORGET_MS		60000	/* a pool without anything is forgotten after that */
 #define PEEK_MS			200		/* an idle connection older than that is looked at before it is used */
+#define SPARE_MS		1000	/* one that nobody used for that long is not missed here when others need it */
+#define TURN_MS			200		/* one that is given up for others was of some use here before */
 
 typedef struct PoolEntry
 {
@@ -287,10 +289,12 @@ px_pool_release(PxServer *s)
 	}
 	if (!reusable(s))
 		px_server_close(s);
-	else if (p->give_back > 0)
+	else if (p->give_back > 0 && px.now_ms - s->created_ms >= TURN_MS)
 	{
 		p->give_back--;
 		px_server_close(s);
+		if (p->nservers == 0)
+			p->retry_ms = px.now_ms + TURN_MS;	/* it was the last: the others' turn */
 	}
 	else if (p->mode == PX_POOL_SESSION && s->state != PX_SV_RESETTING && s->state != PX_SV_CANCELLING)
 	{
@@ -328,13 +332,38 @@ pool_size(const PxPool *p)
 	return p->endpoint->pool_size > 0 ? p->endpoint->pool_size : px_pool_size;
 }
 
-/* Tells the others that clients here wait, or do no longer. */
-static void
-tell_waiting(PxPool *p, int n)
+/* Server connections that each pool that counts with this one can have at the same time; 0: there are not enough, and they take turns. */
+static int
+fair_share(const PxPool *p, const PxWant *others)
 {
-	if (p->waiting_told != n)
-		px_quota_waiting(p->quota_key, n - p->waiting_told);
-	p->waiting_told = n;
+	return pool_size(p) / (others->pools + 1);
+}
+
+/* Tells the others what clients here wait for. */
+static void
+tell(PxPool *p, int lacking, int more)
+{
+	PxWant		now = {lacking, more, p->nclients > 0};
+
+	if (memcmp(&p->told, &now, sizeof(now)) != 0)
+		px_quota_want(p->quota_key, &p->told, &now);
+	p->told = now;
+}
+
+/* One of the pool's count, of `wanted`, unless another worker has first claim to it. */
+static bool
+take_quota(PxPool *p, int wanted)
+{
+	PxWant		others = px_quota_others_want(p->quota_key, &p->told);
+	int			lacking = Max(fair_share(p, &others), 1) - p->nservers;
+
+	if ((lacking > 0 || others.lacking == 0) && px_quota_take(PX_QUOTA_POOL, p->quota_key, pool_size(p)))
+		return true;
+	if (lacking > 0)
+		tell(p, Min(lacking, wanted), 0);
+	else
+		tell(p, 0, 1);
+	return false;
 }
 
 void
@@ -352,18 +381,15 @@ px_pool_launch(PxPool *p)
 		px_cache_wake(p->endpoint);
 		return;
 	}
-	while (want-- > 0 && p->nstarting < MAX_STARTING)
+	for (; want > 0 && p->nstarting < MAX_STARTING; want--)
 	{
-		if (!px_quota_take(PX_QUOTA_POOL, p->quota_key, pool_size(p)))
-		{
-			tell_waiting(p, 1);
+		if (!take_quota(p, want))
 			return;
-		}
 		s = px_server_connect(p);
 		if (s == NULL)
 			return;				/* it was told */
 	}
-	tell_waiting(p, 0);
+	tell(p, 0, 0);
 }
 
 static void
@@ -378,7 +404,7 @@ px_pool_fail(PxPool *p, const px_error *error)
 {
 	p->failures = 0;
 	p->retry_ms = 0;
-	tell_waiting(p, 0);
+	tell(p, 0, 0);
 	fail_list(&p->logins, error);
 	fail_list(&p->waiting, error);
 }
@@ -452,27 +478,37 @@ px_pool_run(void)
 }
 
 /*
- * Connections that have done nothing for long, and those that another worker's clients wait for: all beyond our share; and while nobody
- * waits here, one in each tick, the one used longest ago, since it is of no use to us now.
+ * Connections that have done nothing for long, and those that another worker's clients wait for: at once what is beyond our share, as far as
+ * the other lacks it of its own; of the rest only what nobody here has used for a while, one in each tick.  A new connection costs the
+ * compute a process, which is far more than a query: between two workers that are both busy none may go back and forth.
  */
 static void
-close_idle(PxPool *p, int share)
+close_idle(PxPool *p)
 {
 	dlist_mutable_iter i;
-	bool		others = px_quota_waiting(p->quota_key, 0) > p->waiting_told;
-	bool		spare = others && p->nwaiting == 0;
+	PxWant		others = px_quota_others_want(p->quota_key, &p->told);
+	int			due = Max(Min(others.lacking, p->nservers - fair_share(p, &others)), 0);
 
-	p->give_back = others && p->nservers > share && p->nwaiting > 0 ? p->nservers - share : 0;
 	dlist_foreach_modify(i, &p->idle)
 	{
 		PxServer   *s = dlist_container(PxServer, node, i.cur);
 
 		if (px.now_ms - s->state_ms >= px_server_idle_timeout_ms || px.now_ms - s->created_ms >= px_server_lifetime_ms || p->paused ||
-			s->generation != px_reconnect_generation || (spare && p->nservers > share))
+			s->generation != px_reconnect_generation)
 			px_server_close(s);
 	}
-	if (spare && p->nservers <= share && !dlist_is_empty(&p->idle))
+	p->give_back = p->nwaiting > 0 ? due : 0;
+	if (p->nwaiting > 0 || (others.lacking == 0 && others.more == 0))
+		return;
+	for (; due > 0 && !dlist_is_empty(&p->idle); due--)
 		px_server_close(dlist_tail_element(PxServer, node, &p->idle));
+	if (!dlist_is_empty(&p->idle))
+	{
+		PxServer   *s = dlist_tail_element(PxServer, node, &p->idle);
+
+		if (px.now_ms - s->state_ms >= SPARE_MS)
+			px_server_close(s);
+	}
 }
 
 static void
@@ -512,12 +548,11 @@ px_pool_tick(void)
 	dlist_foreach_modify(i, &px.pools)
 	{
 		PxPool	   *p = dlist_container(PxPool, node, i.cur);
-		int			share = pool_size(p) / px_workers;	/* 0: the workers take turns */
 
 		if (p->nservers > 0)
 		{
 			expire_starting(p);
-			close_idle(p, share);
+			close_idle(p);
 		}
 		if (p->nwaiting > 0 || p->nlogins > 0)
 		{
@@ -525,8 +560,8 @@ px_pool_tick(void)
 			expire_waiting(&p->waiting);
 			px_pool_want_run(p);
 		}
-		else if (p->waiting_told)
-			tell_waiting(p, 0);
+		else
+			tell(p, 0, 0);
 		if (p->nclients == 0 && p->nservers == 0 && !p->runnable && px.now_ms - p->used_ms > FORGET_MS)
 			forget_pool(p);
 	}

@@ -116,9 +116,17 @@ find_slot(uint64 key, bool add)
 	if (!add || empty == NULL)
 		return NULL;
 	empty->key = key;
-	empty->count = empty->waiting = 0;
+	empty->count = 0;
+	empty->want = (PxWant) {0, 0, 0};
 	empty->window = 0;
 	return empty;
+}
+
+static void
+forget_if_empty(PxQuota *q)
+{
+	if (q->count == 0 && q->want.lacking == 0 && q->want.more == 0 && q->want.pools == 0)
+		q->key = 0;
 }
 
 bool
@@ -148,8 +156,7 @@ px_quota_give(PxQuotaKind kind, uint64 key)
 	{
 		if (q->count > 0)
 			q->count--;
-		if (q->count == 0 && q->waiting == 0)
-			q->key = 0;
+		forget_if_empty(q);
 	}
 	SpinLockRelease(&px_shared->quota_lock);
 }
@@ -167,23 +174,39 @@ px_quota_count(uint64 key)
 	return n;
 }
 
-int
-px_quota_waiting(uint64 key, int add)
+void
+px_quota_want(uint64 key, const PxWant *before, const PxWant *now)
 {
 	PxQuota    *q;
-	int			n = 0;
 
 	SpinLockAcquire(&px_shared->quota_lock);
-	q = find_slot(key, add > 0);
+	q = find_slot(key, now->pools > 0 || now->lacking > 0 || now->more > 0);
 	if (q)
 	{
-		q->waiting = Max(q->waiting + add, 0);
-		n = q->waiting;
-		if (q->count == 0 && q->waiting == 0)
-			q->key = 0;
+		q->want.lacking = Max(q->want.lacking - before->lacking, 0) + now->lacking;
+		q->want.more = Max(q->want.more - before->more, 0) + now->more;
+		q->want.pools = Max(q->want.pools - before->pools, 0) + now->pools;
+		forget_if_empty(q);
 	}
 	SpinLockRelease(&px_shared->quota_lock);
-	return n;
+}
+
+PxWant
+px_quota_others_want(uint64 key, const PxWant *mine)
+{
+	PxQuota    *q;
+	PxWant		w = {0, 0, 0};
+
+	SpinLockAcquire(&px_shared->quota_lock);
+	q = find_slot(key, false);
+	if (q)
+	{
+		w.lacking = Max(q->want.lacking - mine->lacking, 0);
+		w.more = Max(q->want.more - mine->more, 0);
+		w.pools = Max(q->want.pools - mine->pools, 0);
+	}
+	SpinLockRelease(&px_shared->quota_lock);
+	return w;
 }
 
 int

@@ -25,11 +25,22 @@ typedef enum PxQuotaKind
 #define PX_QUOTA_SLOTS 32768	/* a power of two */
 #define PX_QUOTA_PROBES 64
 
+/*
+ * What a pool of a worker has to say to those that count with it: of other workers, and of its own for clients with other startup
+ * parameters.  A fair share is the size divided by how many of them have clients.
+ */
+typedef struct PxWant
+{
+	int32		lacking;		/* server connections that its waiting clients could use and that it lacks of its fair share */
+	int32		more;			/* 1: clients wait though it has its share */
+	int32		pools;			/* 1: it has clients */
+} PxWant;
+
 typedef struct PxQuota
 {
 	uint64		key;			/* 0: free */
 	int32		count;
-	int32		waiting;		/* pools: clients that wait for a server connection */
+	PxWant		want;			/* pools: of all together */
 	int64		window;			/* failures: the minute that is counted */
 } PxQuota;
 
@@ -56,8 +67,9 @@ extern bool px_quota_take(PxQuotaKind kind, uint64 key, int limit);
 extern void px_quota_give(PxQuotaKind kind, uint64 key);
 extern int	px_quota_count(uint64 key);
 
-/* Pools: whether clients of other workers wait; adds to that number. */
-extern int	px_quota_waiting(uint64 key, int add);
+/* Pools: says what this one wants now instead of before; and what the others want, given what this one said. */
+extern void px_quota_want(uint64 key, const PxWant *before, const PxWant *now);
+extern PxWant px_quota_others_want(uint64 key, const PxWant *mine);
 
 /* Failed logins: counts one, and tells how many there were in this minute. */
 extern int	px_failures(uint64 key, int64 now_ms, int add);

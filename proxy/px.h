@@ -149,7 +149,7 @@ typedef struct PxPool
 	int			nwaiting;		/* clients in `waiting` */
 	int			nlogins;		/* clients in `logins` */
 	int			give_back;		/* server connections to close when free: another worker has clients that wait */
-	int			waiting_told;	/* of these, how many the shared table knows about */
+	PxWant		told;			/* what the shared table knows of our wants */
 	int			nclients;
 	bool		runnable;		/* on px_pool_run()'s list */
 	dlist_node	run;

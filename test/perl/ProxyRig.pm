@@ -41,7 +41,8 @@ sub new
 		}, 'ctl');
 	$self->admin(sprintf(q{INSERT INTO neon_controller.ep VALUES ('main-1a2b3c4d', 'running', '127.0.0.1', %d, '{}'),
 		('tx-1a2b3c4d', 'running', '127.0.0.1', %1$d, '{"neon_proxy.pool_mode": "transaction"}'), ('one-1a2b3c4d', 'running', '127.0.0.1', %1$d,
-		'{"neon_proxy.pool_mode": "transaction", "neon_proxy.pool_size": 1}'), ('few-1a2b3c4d', 'running', '127.0.0.1', %1$d, '{"neon_proxy.max_clients": 2}')},
+		'{"neon_proxy.pool_mode": "transaction", "neon_proxy.pool_size": 1}'), ('few-1a2b3c4d', 'running', '127.0.0.1', %1$d, '{"neon_proxy.max_clients": 2}'),
+		('four-1a2b3c4d', 'running', '127.0.0.1', %1$d, '{"neon_proxy.pool_mode": "transaction", "neon_proxy.pool_size": 4}')},
 		$self->{server_port}), 'ctl');
 	$self->admin(q{CREATE ROLE ann LOGIN SUPERUSER PASSWORD 'secret'; CREATE ROLE bob LOGIN PASSWORD 'bob''s'});
 	$self->admin(q{CREATE DATABASE app OWNER ann});

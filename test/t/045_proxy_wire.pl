@@ -70,6 +70,28 @@ run [ $storm, $uri->('one'), 40, 'SELECT pg_sleep(0.01)' ], '>', \$o, '2>', \$e,
 like($o, qr/^ok=40 failed=0/, '40 clients of two workers share one server connection') or diag($o . $p->logs);
 cmp_ok($p->admin(q{SELECT count(*) FROM pg_stat_activity WHERE usename = 'ann' AND datname = 'app' AND application_name LIKE '%'}), '<', 12, 'pools are small');
 
+# ---- two busy workers share a pool: each has its part, and none goes back and forth
+{
+	open my $f, '>', "$p->{tmp}/one.sql" or die $!; print $f "SELECT 1;\n"; close $f;
+	my $before = counter('server_connects_total');
+	($o, $e) = ('', '');
+	run [ 'pgbench', '-n', '-T', 6, '-c', 16, '-f', "$p->{tmp}/one.sql", $uri->('four') ], '>', \$o, '2>', \$e, timeout(300);
+	like($o, qr/^number of failed transactions: 0 /m, '16 busy clients of two workers, four server connections') or diag("$o$e" . $p->logs);
+	cmp_ok(counter('server_connects_total') - $before, '<=', 16, 'few server connections are made anew');
+	is(scalar(() = $p->console('SHOW POOLS') =~ /^app\|ann\|.*\|four-1a2b3c4d\|/mg), 2, 'both workers have the pool');
+	cmp_ok($p->admin(q{SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT 1;' AND application_name = 'pgbench'}), '<=', 4, 'within its size');
+}
+
+# ---- one connection for two busy workers: they take turns
+{
+	my ($out, $err) = ('', '');
+	my $h = IPC::Run::start([ 'pgbench', '-n', '-T', 600, '-c', 12, '-f', "$p->{tmp}/one.sql", $uri->('one') ], '<', '/dev/null', '>', \$out, '2>', \$err, timeout(700));
+	good($one, 'SELECT 1', '1', 'a client among busy ones has its turn') for 1 .. 6;
+	ok($h->pumpable, 'while they are busy');
+	$h->signal('TERM');
+	$h->finish;
+}
+
 # ---- prepared statements over changing connections
 run [ 'pgbench', '-i', '-q', '-s', 1, "host=127.0.0.1 port=$p->{server_port} user=ann password=secret dbname=app" ], '>', \$o, '2>', \$e, timeout(300) or die $e;
 for my $mode (qw(simple extended prepared))
