@@ -243,5 +243,11 @@ CREATE VIEW neon_nodes AS
 		last_seen timestamptz, up_since timestamptz, timelines int, error text, registered_at timestamptz);
 COMMENT ON VIEW neon_nodes IS 'Servers of the cluster: where they are, whether they answer to heartbeats, when they last did, since when they are up, and why one that is offline does not answer (only on the controller).';
 
-REVOKE ALL ON neon_tenants, neon_branches, neon_endpoints, neon_nodes FROM PUBLIC;
-GRANT SELECT ON neon_tenants, neon_branches, neon_endpoints, neon_nodes TO pg_monitor;
+CREATE VIEW neon_operations AS
+	SELECT * FROM jsonb_to_recordset(neon_list('operations')) AS o (id bigint, operation text, object text, state text, attempts int, error text,
+		number int, step text, node text, step_attempts int, started_at timestamptz, duration interval, step_error text, finished_at timestamptz,
+		next_try_at timestamptz, who text, tenant text);
+COMMENT ON VIEW neon_operations IS 'What was asked of the control plane, the latest 1000: a row for each step, how long it took, how often it was tried, and what went wrong. state: running; committed (it can only be finished now); undoing and finishing (without its session, tried again until it is undone or done); done; undone.';
+
+REVOKE ALL ON neon_tenants, neon_branches, neon_endpoints, neon_nodes, neon_operations FROM PUBLIC;
+GRANT SELECT ON neon_tenants, neon_branches, neon_endpoints, neon_nodes, neon_operations TO pg_monitor;

@@ -30,7 +30,7 @@
 #define CONTROL_CONNECT_TIMEOUT_MS	10000
 
 /* views neon_* that neon_list() gives the rows of */
-static const char *const lists[] = {"tenants", "branches", "endpoints", "nodes"};
+static const char *const lists[] = {"tenants", "branches", "endpoints", "nodes", "operations"};
 
 PG_FUNCTION_INFO_V1(neon_control);
 PG_FUNCTION_INFO_V1(neon_list);

@@ -3,7 +3,8 @@
  *
  * A SELECT is wrapped so that each row comes back as one jsonb value; anything else is run as it is and gives
  * no rows.  Every call makes a connection of its own: control traffic is rare, and a connection that
- * does not outlive its call cannot be stale.
+ * does not outlive its call cannot be stale.  kept() is the exception: it is for the many small transactions aside that a session makes
+ * in this very instance, keeps one connection for them, and gives it up after any error.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -27,11 +28,15 @@
 PG_MODULE_MAGIC;
 
 PG_FUNCTION_INFO_V1(nc_remote);
+PG_FUNCTION_INFO_V1(nc_kept);
 PG_FUNCTION_INFO_V1(nc_check_setting);
 
 static int	connect_timeout_ms = 10000;
 static int	statement_timeout_ms = 600000;
 static int	safekeepers_per_timeline = 3;
+static int	operations_kept = 10000;
+static int	pause_at_step = -1;
+static char *operation = NULL;
 
 /* What tenants may call: each acts for the tenant that logged in. */
 static const char *const tenant_functions[] = {"api", "console_token", NULL};
@@ -53,40 +58,55 @@ _PG_init(void)
 							&statement_timeout_ms, 600000, 100, 86400000, PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("neon_controller.safekeepers_per_timeline", "Safekeepers of a new timeline.", NULL,
 							&safekeepers_per_timeline, 3, 1, 9, PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("neon_controller.operations_kept", "Number of operations that neon_operations remembers.", NULL,
+							&operations_kept, 10000, 100, INT_MAX, PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("neon_controller.pause_at_step", "For tests: operations of this session wait at this step, 0 at their end.", NULL,
+							&pause_at_step, -1, -1, 1000, PGC_SUSET, GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
+	DefineCustomStringVariable("neon_controller.operation", "The operation that the current transaction is performing.",
+							   "It is set by the controller's own functions.",
+							   &operation, "", PGC_SUSET, GUC_NOT_IN_SAMPLE | GUC_DISALLOW_IN_FILE | GUC_NO_RESET_ALL, NULL, NULL, NULL);
 	nc_heartbeat_init();
 	nc_reconciler_init();
 }
 
-/* remote(conninfo, who, sql, VARIADIC args text[]) returns setof jsonb */
-Datum
-nc_remote(PG_FUNCTION_ARGS)
+/* A connection that lives in `context`. */
+static PGconn *
+connect_to(const char *conninfo, const char *who, MemoryContext context, const char *setup)
 {
-	char	   *conninfo = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	char	   *who = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	char	   *sql = text_to_cstring(PG_GETARG_TEXT_PP(2));
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	MemoryContext call = AllocSetContextCreate(CurrentMemoryContext, "remote call", ALLOCSET_SMALL_SIZES);
-	MemoryContext old;
+	MemoryContext old = MemoryContextSwitchTo(context);
+	PGconn	   *conn = neon_pq_connect(conninfo, who, connect_timeout_ms);
+
+	PQclear(neon_pq_query(conn, who, setup, 0, NULL, connect_timeout_ms));
+	MemoryContextSwitchTo(old);
+	return conn;
+}
+
+static const char **
+text_array(Datum array, int *n)
+{
 	Datum	   *elems;
 	bool	   *nulls;
-	int			nargs;
 	const char **args;
-	PGconn	   *conn;
-	PGresult   *res;
 
-	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
-	old = MemoryContextSwitchTo(call);	/* its reset closes the connection, also after an error */
-
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(3), TEXTOID, -1, false, TYPALIGN_INT, &elems, &nulls, &nargs);
-	args = palloc0(sizeof(char *) * (nargs + 1));
-	for (int i = 0; i < nargs; i++)
+	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT, &elems, &nulls, n);
+	args = palloc0(sizeof(char *) * (*n + 1));
+	for (int i = 0; i < *n; i++)
 		args[i] = nulls[i] ? NULL : TextDatumGetCString(elems[i]);
+	return args;
+}
+
+/* The statement and arguments of remote() and kept(): its rows go into the call's tuplestore. */
+static void
+run(PGconn *conn, const char *who, FunctionCallInfo fcinfo)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	char	   *sql = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	int			nargs;
+	const char **args = text_array(PG_GETARG_DATUM(3), &nargs);
+	PGresult   *res;
 
 	if (pg_strncasecmp(sql, "SELECT", 6) == 0)
 		sql = psprintf("SELECT pg_catalog.to_jsonb(q) FROM (%s) q", sql);
-	conn = neon_pq_connect(conninfo, who, connect_timeout_ms);
-	/* When we are cancelled the node shall not go on with it for long. */
-	PQclear(neon_pq_query(conn, who, "SET client_connection_check_interval = 1000", 0, NULL, connect_timeout_ms));
 	res = neon_pq_query(conn, who, sql, nargs, args, statement_timeout_ms);
 	for (int i = 0; PQresultStatus(res) == PGRES_TUPLES_OK && PQnfields(res) == 1 && i < PQntuples(res); i++)
 	{
@@ -96,6 +116,85 @@ nc_remote(PG_FUNCTION_ARGS)
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, &value, &null);
 	}
 	PQclear(res);
+}
+
+/* remote(conninfo, who, sql, VARIADIC args text[]) returns setof jsonb */
+Datum
+nc_remote(PG_FUNCTION_ARGS)
+{
+	MemoryContext call = AllocSetContextCreate(CurrentMemoryContext, "remote call", ALLOCSET_SMALL_SIZES);
+	MemoryContext old;
+	char	   *who;
+
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
+	old = MemoryContextSwitchTo(call);	/* its end closes the connection, also after an error */
+	who = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	/* When we are cancelled the node shall not go on with it for long. */
+	run(connect_to(text_to_cstring(PG_GETARG_TEXT_PP(0)), who, call, "SET client_connection_check_interval = 1000"), who, fcinfo);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(call);
+	return (Datum) 0;
+}
+
+static MemoryContext kept_context;
+static PGconn *kept_conn;
+static char *kept_conninfo;
+
+static void
+forget_kept(void)
+{
+	if (kept_context)
+		MemoryContextDelete(kept_context);	/* closes it */
+	kept_context = NULL;
+	kept_conn = NULL;
+}
+
+/* The other side may have ended since the last call: what it said then, and the end of the stream, are there to be read. */
+static bool
+kept_is_good(const char *conninfo)
+{
+	if (kept_conn == NULL || strcmp(conninfo, kept_conninfo) != 0)
+		return false;
+	for (int i = 0; i < 2; i++)
+	{
+		if (!PQconsumeInput(kept_conn))
+			return false;
+		(void) PQisBusy(kept_conn);
+	}
+	return PQstatus(kept_conn) == CONNECTION_OK && PQtransactionStatus(kept_conn) == PQTRANS_IDLE;
+}
+
+/* kept(conninfo, who, sql, VARIADIC args text[]) returns setof jsonb */
+Datum
+nc_kept(PG_FUNCTION_ARGS)
+{
+	MemoryContext call = AllocSetContextCreate(CurrentMemoryContext, "call aside", ALLOCSET_SMALL_SIZES);
+	MemoryContext old;
+	char	   *conninfo;
+	char	   *who;
+
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
+	old = MemoryContextSwitchTo(call);
+	conninfo = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	who = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	if (!kept_is_good(conninfo))
+		forget_kept();
+	PG_TRY();
+	{
+		if (kept_conn == NULL)
+		{
+			kept_context = AllocSetContextCreate(TopMemoryContext, "kept connection", ALLOCSET_SMALL_SIZES);
+			kept_conninfo = MemoryContextStrdup(kept_context, conninfo);
+			kept_conn = connect_to(conninfo, who, kept_context, "SET application_name = 'neon controller, aside'");
+		}
+		run(kept_conn, who, fcinfo);
+	}
+	PG_CATCH();
+	{
+		forget_kept();
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(call);
 	return (Datum) 0;

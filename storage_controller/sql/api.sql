@@ -49,6 +49,30 @@ BEGIN
 	END IF;
 END $$;
 
+-- What an operation does; operate() calls it.
+CREATE FUNCTION perform(kind text, t text, args jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE name text := args ->> 'name';
+BEGIN
+	CASE kind
+		WHEN 'create_tenant' THEN RETURN to_jsonb(@extschema@.create_tenant(name));
+		WHEN 'drop_tenant' THEN PERFORM @extschema@.drop_tenant(name);
+		WHEN 'create_branch' THEN
+			RETURN to_jsonb(@extschema@.create_branch(t, name, args ->> 'parent', (args ->> 'at_lsn')::pg_lsn, (args ->> 'at_time')::timestamptz));
+		WHEN 'drop_branch' THEN PERFORM @extschema@.drop_branch(t, name, (args ->> 'cascade')::bool);
+		WHEN 'reset_branch' THEN PERFORM @extschema@.reset_branch(t, name);
+		WHEN 'restore_branch' THEN
+			RETURN to_jsonb(@extschema@.restore_branch(t, name, (args ->> 'at_lsn')::pg_lsn, (args ->> 'at_time')::timestamptz, args ->> 'keep_as'));
+		WHEN 'create_endpoint' THEN
+			RETURN to_jsonb(@extschema@.create_endpoint(t, name, args ->> 'branch', coalesce(
+				(SELECT b.settings FROM @extschema@.branches b WHERE b.tenant = t AND b.name = coalesce(args ->> 'branch', args ->> 'name')), '{}')));
+		WHEN 'start_endpoint' THEN RETURN to_jsonb(@extschema@.start_server(t, name));
+		WHEN 'suspend_endpoint' THEN PERFORM @extschema@.stop_server(t, name, args ->> 'mode');
+		WHEN 'drop_endpoint' THEN PERFORM @extschema@.drop_endpoint(t, name);
+	END CASE;
+	RETURN NULL;
+END $$;
+COMMENT ON FUNCTION perform(text, text, jsonb) IS 'the function of an operation''s kind, with its arguments from an object';
+
 CREATE FUNCTION api(fn text, args jsonb, timeline_id text = NULL) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -61,8 +85,8 @@ BEGIN
 			HINT = 'Connect to the controller as a superuser.';
 	END IF;
 	CASE fn
-		WHEN 'create_tenant' THEN RETURN to_jsonb(@extschema@.create_tenant(args ->> 'name'));
-		WHEN 'drop_tenant' THEN PERFORM @extschema@.drop_tenant(args ->> 'name'); RETURN NULL;
+		WHEN 'create_tenant', 'drop_tenant' THEN
+			RETURN @extschema@.operate(fn, (SELECT id FROM @extschema@.tenants x WHERE x.name = args ->> 'name'), args);
 		WHEN 'nodes' THEN
 			RETURN (SELECT coalesce(jsonb_agg(to_jsonb(n) - 'admin_connstring' ORDER BY role, node_id), '[]') FROM @extschema@.nodes n);
 		WHEN 'tenants' THEN
@@ -85,6 +109,15 @@ BEGIN
 				FROM @extschema@.endpoints e JOIN @extschema@.branches b ON b.timeline = e.timeline
 				CROSS JOIN LATERAL (SELECT @extschema@.endpoint_pid(e) AS pid OFFSET 0) p
 				WHERE is_admin OR e.tenant = substr(session_user, 8));
+		WHEN 'operations' THEN
+			RETURN (SELECT coalesce(jsonb_agg(jsonb_build_object('id', o.id, 'operation', o.kind, 'object', o.object, 'state', o.state,
+					'attempts', o.attempts, 'number', s.number, 'step', s.step, 'node', CASE WHEN is_admin THEN s.node END, 'step_attempts', s.attempts,
+					'started_at', coalesce(s.started_at, o.started_at), 'duration', coalesce(s.finished_at, o.finished_at,
+						clock_timestamp()) - coalesce(s.started_at, o.started_at), 'step_error', s.error,
+					'error', o.error, 'finished_at', o.finished_at, 'next_try_at', CASE WHEN o.attempts > 1 AND o.finished_at IS NULL THEN o.next_try_at END,
+					'tenant', o.tenant, 'who', o.who) ORDER BY o.id, s.number), '[]')
+				FROM (SELECT * FROM @extschema@.operations x WHERE is_admin OR x.tenant = substr(session_user, 8) ORDER BY x.id DESC LIMIT 1000) o
+				LEFT JOIN @extschema@.operation_steps s ON s.operation = o.id);
 		WHEN 'checkpoint' THEN PERFORM @extschema@.checkpoint(args ->> 'tenant', is_admin); RETURN NULL;
 		ELSE NULL;
 	END CASE;
@@ -92,32 +125,28 @@ BEGIN
 	t := @extschema@.callers_tenant(args);
 	SELECT b.name INTO here FROM @extschema@.branches b WHERE b.tenant = t AND b.timeline = timeline_id;
 	CASE fn
-		WHEN 'create_branch' THEN
-			RETURN to_jsonb(@extschema@.create_branch(t, args ->> 'name', coalesce(args ->> 'parent', here, 'main'),
-				(args ->> 'at_lsn')::pg_lsn, (args ->> 'at_time')::timestamptz));
+		WHEN 'create_branch' THEN RETURN @extschema@.operate(fn, t, args || jsonb_build_object('parent', coalesce(args ->> 'parent', here, 'main')));
 		WHEN 'drop_branch' THEN
 			PERFORM @extschema@.not_from_inside(args ->> 'name', here, 'drop');
-			PERFORM @extschema@.drop_branch(t, args ->> 'name', (args ->> 'cascade')::bool);
+			RETURN @extschema@.operate(fn, t, args);
 		WHEN 'reset_branch' THEN
 			PERFORM @extschema@.not_from_inside(args ->> 'name', here, 'reset');
-			PERFORM @extschema@.reset_branch(t, args ->> 'name');
+			RETURN @extschema@.operate(fn, t, args);
 		WHEN 'restore_branch' THEN
 			PERFORM @extschema@.not_from_inside(args ->> 'name', here, 'restore');
-			RETURN to_jsonb(@extschema@.restore_branch(t, args ->> 'name', (args ->> 'at_lsn')::pg_lsn, (args ->> 'at_time')::timestamptz,
-				args ->> 'keep_as'));
+			RETURN @extschema@.operate(fn, t, args);
 		WHEN 'protect_branch' THEN PERFORM @extschema@.protect_branch(t, args ->> 'name', (args ->> 'protected')::bool);
 		WHEN 'set_branch' THEN
 			RETURN to_jsonb(@extschema@.set_branch(t, coalesce(args ->> 'name', here, 'main'), args ->> 'setting', args ->> 'value'));
 		WHEN 'rename_branch' THEN PERFORM @extschema@.rename_branch(t, args ->> 'name', args ->> 'new_name');
 		WHEN 'create_endpoint' THEN
 			PERFORM @extschema@.check_mode(args ->> 'mode', args ->> 'at_lsn', args ->> 'at_time');
-			RETURN to_jsonb(@extschema@.create_endpoint(t, args ->> 'name', args ->> 'branch', coalesce(
-				(SELECT b.settings FROM @extschema@.branches b WHERE b.tenant = t AND b.name = coalesce(args ->> 'branch', args ->> 'name')), '{}')));
+			RETURN @extschema@.operate(fn, t, args);
 		WHEN 'start_endpoint' THEN RETURN to_jsonb(@extschema@.start_endpoint(t, args ->> 'name'));
 		WHEN 'suspend_endpoint' THEN PERFORM @extschema@.suspend_endpoint(t, args ->> 'name');
 		WHEN 'set_endpoint' THEN RETURN to_jsonb(@extschema@.set_endpoint(t, args ->> 'name', args ->> 'setting', args ->> 'value'));
 		WHEN 'configure_endpoint' THEN RETURN @extschema@.configure_endpoint(t, args ->> 'name', args -> 'spec');
-		WHEN 'drop_endpoint' THEN PERFORM @extschema@.drop_endpoint(t, args ->> 'name');
+		WHEN 'drop_endpoint' THEN RETURN @extschema@.operate(fn, t, args);
 		WHEN 'connection_uri' THEN RETURN to_jsonb(@extschema@.connection_uri(t, coalesce(args ->> 'branch', here, 'main')));
 		WHEN 'current_branch' THEN RETURN to_jsonb(here);
 		WHEN 'lsn_at' THEN

@@ -27,24 +27,27 @@ DECLARE
 BEGIN
 	PERFORM @extschema@.check_name(branch, 'branch');
 	t := @extschema@.lock_tenant(tenant_id);
-	PERFORM @extschema@.clean_up();
 	PERFORM @extschema@.check_new_branch(tenant_id, branch);
 	point := @extschema@.branch_point(@extschema@.find_branch(tenant_id, parent), parent, at_lsn, at_time);
 	RETURN @extschema@.add_timeline(@extschema@.make_timeline(t, point.origin, point.lsn), branch);
 END $$;
 
--- The rows of a branch, called aside: from then on it is a leftover.  False: there was none.
-CREATE FUNCTION drop_branch_rows(timeline_id text) RETURNS bool LANGUAGE plpgsql SET lock_timeout = '10s' AS $$
-DECLARE tl @extschema@.timelines;
+-- The rows of branches, all or none, called aside: from then on they are leftovers.
+CREATE FUNCTION drop_branch_rows(timeline_ids text[], op bigint) RETURNS void LANGUAGE plpgsql SET lock_timeout = '10s' AS $$
+DECLARE
+	tl @extschema@.timelines;
+	n int := 0;
 BEGIN
-	DELETE FROM @extschema@.endpoints e WHERE e.timeline = timeline_id;
-	DELETE FROM @extschema@.branches b WHERE b.timeline = timeline_id;
-	DELETE FROM @extschema@.timelines l WHERE l.id = timeline_id RETURNING * INTO tl;
-	IF NOT FOUND THEN
-		RETURN false;
+	DELETE FROM @extschema@.endpoints e WHERE e.timeline = ANY (timeline_ids);
+	DELETE FROM @extschema@.branches b WHERE b.timeline = ANY (timeline_ids);
+	FOR tl IN DELETE FROM @extschema@.timelines l WHERE l.id = ANY (timeline_ids) RETURNING * LOOP
+		PERFORM @extschema@.write_leftover('timeline', tl.id, tl.tenant, tl.pageserver || tl.safekeepers, NULL, op);
+		n := n + 1;
+	END LOOP;
+	IF n < array_length(timeline_ids, 1) THEN
+		RAISE EXCEPTION 'the branch was created by this transaction' USING ERRCODE = 'object_in_use', HINT = 'Commit first.';
 	END IF;
-	INSERT INTO @extschema@.leftovers VALUES (tl.id, tl.tenant, tl.pageserver, tl.safekeepers) ON CONFLICT DO NOTHING;
-	RETURN true;
+	PERFORM @extschema@.commit_point(op);
 END $$;
 
 -- A branch and all that was made of it.
@@ -58,7 +61,7 @@ CREATE FUNCTION drop_branch(tenant_id text, branch text, cascade bool = false) R
 DECLARE
 	tl @extschema@.timelines;
 	child text;
-	one record;
+	doomed text[];
 BEGIN
 	PERFORM @extschema@.lock_tenant(tenant_id);
 	tl := @extschema@.find_branch(tenant_id, branch);
@@ -69,13 +72,12 @@ BEGIN
 			HINT = 'Drop them first, or use cascade => true.';
 	END IF;
 	PERFORM @extschema@.check_not_protected(tenant_id, d.name, 'dropped') FROM @extschema@.descendants(tl.id) d;
-	FOR one IN SELECT * FROM @extschema@.descendants(tl.id) d ORDER BY d.depth DESC LOOP
-		PERFORM @extschema@.remove_computes(one.timeline);
-		IF NOT (SELECT (r ->> 'done')::bool FROM @extschema@.aside('SELECT @extschema@.drop_branch_rows($1) AS done', one.timeline) r) THEN
-			RAISE EXCEPTION 'branch "%" was created by this transaction', one.name USING ERRCODE = 'object_in_use', HINT = 'Commit first.';
-		END IF;
-	END LOOP;
-	PERFORM @extschema@.clean_up();
+	SELECT array_agg(d.timeline ORDER BY d.depth DESC) INTO STRICT doomed FROM @extschema@.descendants(tl.id) d;
+	PERFORM @extschema@.remove_computes(id) FROM unnest(doomed) id;
+	PERFORM @extschema@.step('forget it');
+	PERFORM @extschema@.aside('SELECT @extschema@.drop_branch_rows($1::text[], $2::bigint)', doomed::text, @extschema@.current_operation()::text);
+	PERFORM @extschema@.step('remove it from its nodes');
+	PERFORM @extschema@.clean_leftover('timeline', id) FROM unnest(doomed) id;
 END $$;
 
 CREATE FUNCTION rename_branch(tenant_id text, branch text, new_name text) RETURNS void LANGUAGE plpgsql AS $$

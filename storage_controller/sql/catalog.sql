@@ -7,7 +7,7 @@
 --
 -- Order of every change: what is created is created on the nodes first, idempotently and under a new id, then comes the row that
 -- makes it real; what is dropped loses its row first.  A crash between the two leaves something on a node that no row names,
--- and never a row that names nothing.  For timelines it is noted before (leftovers), and cleaned up later.
+-- and never a row that names nothing.  It is noted before (operations.sql), and removed later.
 --
 -- Locks: functions that change a tenant take its row FOR NO KEY UPDATE, so that changes of one tenant are one after another.  What
 -- they do aside meanwhile may refer to the tenant (foreign keys take KEY SHARE), but not touch other rows they have locked.
@@ -90,17 +90,6 @@ CREATE TABLE attachments (
 	PRIMARY KEY (tenant, pageserver)
 );
 COMMENT ON TABLE attachments IS 'generations of tenants on pageservers';
-
--- Timelines that nodes may have and nobody wants: being created, or dropped and not yet gone everywhere.  Written by transactions
--- of their own (see aside), so that it outlives the failure of what it is about.  Not dumped: old notes about timelines that
--- were finished later would be dangerous, and a timeline that has a row is never cleaned up.
-CREATE TABLE leftovers (
-	timeline text PRIMARY KEY,
-	tenant text NOT NULL,
-	pageserver text NOT NULL,
-	safekeepers text[] NOT NULL,
-	noted_at timestamptz NOT NULL DEFAULT clock_timestamp()
-);
 
 SELECT pg_catalog.pg_extension_config_dump('nodes', '');
 SELECT pg_catalog.pg_extension_config_dump('tenants', '');

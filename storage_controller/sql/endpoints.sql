@@ -9,7 +9,7 @@ ALTER TABLE endpoints
 	ADD COLUMN told jsonb;				-- the timeline and safekeepers that have all confirmed to have it: a start need not tell them again
 
 -- What is done to an endpoint's server is done by one session at a time, which holds this.  The order of locks is: the tenant's row, ports_lock,
--- endpoint_lock, the endpoint's row; who has a later one asks for no earlier one.  Starts and stops do without the tenant's: a wake does not
+-- endpoint_lock, the endpoint's row (for others between them see operations.sql); who has a later one asks for no earlier one.  Starts and stops do without the tenant's: a wake does not
 -- wait for what else happens to its tenant.  What stops or starts endpoints while it changes the tenant (reset, restore, drops) takes both.
 -- What runs aside for the holder of an endpoint's lock may want that endpoint's row: so whoever changes the row holds the lock
 -- (watch_report() only for a moment).
@@ -75,22 +75,34 @@ CREATE FUNCTION start_on_host(e endpoints, tl timelines) RETURNS jsonb LANGUAGE 
 		@extschema@.compute_spec(e, tl)::text) x;
 $$;
 
--- Any number of callers cause one start: they queue at the endpoint's lock, and see that it was started meanwhile.
+-- Any number of callers cause one start: they queue at the endpoint's lock, and see that it was started meanwhile.  A start is an operation;
+-- finding that it runs is none.
 CREATE FUNCTION start_endpoint(tenant_id text, endpoint text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
 	before @extschema@.endpoints := @extschema@.look_up_endpoint(tenant_id, endpoint);
 	e @extschema@.endpoints;
-	tl @extschema@.timelines;
-	known jsonb;
-	r jsonb;
 BEGIN
 	PERFORM @extschema@.endpoint_lock(tenant_id, endpoint);
 	e := @extschema@.look_up_endpoint(tenant_id, endpoint);
 	IF e.wanted = 'running' AND e.started_at IS DISTINCT FROM before.started_at THEN
 		RETURN @extschema@.endpoint_uri(e);
+	ELSIF @extschema@.current_operation() IS NULL AND (e.wanted = 'suspended' OR @extschema@.endpoint_pid(e) IS NULL) THEN
+		RETURN @extschema@.operate('start_endpoint', tenant_id, jsonb_build_object('name', endpoint)) #>> '{}';
 	END IF;
-	e := @extschema@.find_endpoint(tenant_id, endpoint);
+	RETURN @extschema@.start_server(tenant_id, endpoint);
+END $$;
+COMMENT ON FUNCTION start_endpoint(text, text) IS 'start an endpoint if it does not run; returns its URI when it takes connections';
+
+-- Under the endpoint's lock.
+CREATE FUNCTION start_server(tenant_id text, endpoint text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	e @extschema@.endpoints := @extschema@.find_endpoint(tenant_id, endpoint);
+	tl @extschema@.timelines;
+	known jsonb;
+	r jsonb;
+BEGIN
 	SELECT * INTO STRICT tl FROM @extschema@.timelines WHERE id = e.timeline;
+	PERFORM @extschema@.step('start the server', e.compute, e.name);
 	known := jsonb_build_object('timeline', tl.id, 'safekeepers', tl.safekeepers);
 	IF e.told = known THEN
 		BEGIN
@@ -111,13 +123,21 @@ BEGIN
 	DELETE FROM @extschema@.role_secrets s WHERE s.timeline = tl.id;	-- from now on it is asked itself
 	RETURN @extschema@.endpoint_uri(e);
 END $$;
-COMMENT ON FUNCTION start_endpoint(text, text) IS 'start an endpoint if it does not run; returns its URI when it takes connections';
 
 CREATE FUNCTION suspend_endpoint(tenant_id text, endpoint text, mode text = 'fast') RETURNS void LANGUAGE plpgsql AS $$
 DECLARE e @extschema@.endpoints := @extschema@.look_up_endpoint(tenant_id, endpoint);
 BEGIN
 	PERFORM @extschema@.endpoint_lock(tenant_id, endpoint);
-	e := @extschema@.find_endpoint(tenant_id, endpoint);
+	e := @extschema@.look_up_endpoint(tenant_id, endpoint);
+	PERFORM @extschema@.operate('suspend_endpoint', tenant_id, jsonb_build_object('name', endpoint, 'mode', mode));
+END $$;
+COMMENT ON FUNCTION suspend_endpoint(text, text, text) IS 'stop an endpoint''s server; its branch stays, and the next start finds everything';
+
+-- Under the endpoint's lock.
+CREATE FUNCTION stop_server(tenant_id text, endpoint text, mode text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE e @extschema@.endpoints := @extschema@.find_endpoint(tenant_id, endpoint);
+BEGIN
+	PERFORM @extschema@.step('stop the server', e.compute, e.name);
 	BEGIN
 		PERFORM @extschema@.refresh_role_secrets(e);
 	EXCEPTION WHEN OTHERS THEN
@@ -126,7 +146,6 @@ BEGIN
 	PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.stop_compute($1, $2)', e.directory, mode);
 	UPDATE @extschema@.endpoints SET wanted = 'suspended' WHERE tenant = e.tenant AND name = e.name;
 END $$;
-COMMENT ON FUNCTION suspend_endpoint(text, text, text) IS 'stop an endpoint''s server; its branch stays, and the next start finds everything';
 
 CREATE FUNCTION create_endpoint(tenant_id text, endpoint text, branch text = NULL, settings jsonb = '{}') RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
@@ -134,6 +153,7 @@ DECLARE
 	c @extschema@.nodes;
 	other text;
 	new_port int;
+	new_directory text := format('%s-%s', left(tenant_id, 8), endpoint);
 BEGIN
 	PERFORM @extschema@.check_name(endpoint, 'endpoint');
 	PERFORM @extschema@.lock_tenant(tenant_id);
@@ -152,13 +172,20 @@ BEGIN
 		RAISE EXCEPTION 'no compute host is registered' USING ERRCODE = 'NE006',
 			HINT = 'Register one with neon_controller.register_node().';
 	END IF;
+	-- what an interrupted creation has left there, perhaps running on another branch
+	PERFORM pg_advisory_xact_lock(@extschema@.leftover_lock('compute', new_directory));
+	PERFORM @extschema@.on_node(c.name, 'SELECT neon_compute_tools.drop_compute($1)', new_directory)
+	FROM @extschema@.leftovers l WHERE l.kind = 'compute' AND l.id = new_directory;
 	PERFORM @extschema@.ports_lock(c.name);
 	SELECT min(p) INTO new_port
 	FROM generate_series(coalesce(nullif(current_setting('neon_controller.endpoint_port_base', true), ''), '55440')::int,
 		65535) p
-	WHERE NOT EXISTS (SELECT FROM @extschema@.endpoints e WHERE e.compute = c.name AND e.port = p);
+	WHERE NOT EXISTS (SELECT FROM @extschema@.endpoints e WHERE e.compute = c.name AND e.port = p)
+		AND NOT EXISTS (SELECT FROM @extschema@.leftovers l WHERE l.kind = 'compute' AND c.name = ANY (l.nodes) AND l.port = p);
+	PERFORM @extschema@.note_leftover('compute', new_directory, tenant_id, ARRAY[c.name], new_port);
 	INSERT INTO @extschema@.endpoints (tenant, name, timeline, compute, directory, host, port, settings)
-	VALUES (tenant_id, endpoint, tl.id, c.name, format('%s-%s', left(tenant_id, 8), endpoint), c.host, new_port, settings);
+	VALUES (tenant_id, endpoint, tl.id, c.name, new_directory, c.host, new_port, settings);
+	PERFORM @extschema@.keep_leftover('compute', new_directory);
 	RETURN @extschema@.start_endpoint(tenant_id, endpoint);
 END $$;
 
@@ -167,6 +194,7 @@ DECLARE e @extschema@.endpoints := @extschema@.look_up_endpoint(tenant_id, endpo
 BEGIN
 	PERFORM @extschema@.endpoint_lock(tenant_id, endpoint);
 	e := @extschema@.find_endpoint(tenant_id, endpoint);
+	PERFORM @extschema@.step('stop the server', e.compute, e.name);
 	PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.drop_compute($1)', e.directory);
 	DELETE FROM @extschema@.endpoints WHERE tenant = e.tenant AND name = e.name;
 	DELETE FROM @extschema@.role_secrets s WHERE s.timeline = e.timeline;

@@ -27,11 +27,20 @@ LANGUAGE sql AS $$
 $$;
 COMMENT ON FUNCTION register_node(text, text, int, text, int, text) IS 'make a server known, or change its address';
 
+CREATE FUNCTION kept(conninfo text, who text, sql text, VARIADIC args text[] = '{}') RETURNS SETOF jsonb
+AS 'MODULE_PATHNAME', 'nc_kept' LANGUAGE C STRICT;
+COMMENT ON FUNCTION kept(text, text, text, text[]) IS 'remote() over a connection that this session keeps';
+
 -- A transaction of its own in this database: its effect stays whatever becomes of ours.  It must not want rows that we have locked.
-CREATE FUNCTION aside(sql text, VARIADIC args text[] = '{}') RETURNS SETOF jsonb LANGUAGE sql AS $$
-	SELECT r FROM (SELECT name FROM @extschema@.nodes WHERE role = 'controller' ORDER BY node_id LIMIT 1) n,
-		@extschema@.on_node(n.name, sql, VARIADIC args) r;
-$$;
+CREATE FUNCTION aside(sql text, VARIADIC args text[] = '{}') RETURNS SETOF jsonb LANGUAGE plpgsql AS $$
+DECLARE conninfo text;
+BEGIN
+	SELECT admin_connstring INTO conninfo FROM @extschema@.nodes WHERE role = 'controller' ORDER BY node_id LIMIT 1;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'the controller itself is not registered' USING ERRCODE = 'NE006', HINT = 'Register it with neon_controller.register_node().';
+	END IF;
+	RETURN QUERY SELECT * FROM @extschema@.kept(conninfo, 'the controller itself', sql, VARIADIC args);
+END $$;
 
 -- ---------------------------------------------------------------- heartbeats
 --

@@ -6,7 +6,7 @@
 -- be called by hand as well.  Whoever has something to be done adds a line to each of the two functions.
 
 CREATE FUNCTION jobs() RETURNS TABLE (job text, object text) LANGUAGE sql AS $$
-	SELECT * FROM @extschema@.attachment_jobs();
+	SELECT * FROM @extschema@.recovery_jobs() UNION ALL SELECT * FROM @extschema@.attachment_jobs();
 $$;
 COMMENT ON FUNCTION jobs() IS 'what the reconciler would do now';
 
@@ -16,6 +16,9 @@ BEGIN
 		WHEN 'heartbeat' THEN PERFORM @extschema@.heartbeats();
 		WHEN 'reattach' THEN PERFORM @extschema@.reattach(split_part(object, ' ', 1), split_part(object, ' ', 2));
 		WHEN 'forget_attachment' THEN PERFORM @extschema@.forget_attachment(split_part(object, ' ', 1), split_part(object, ' ', 2));
+		WHEN 'recover' THEN PERFORM @extschema@.recover_operation(object::bigint);
+		WHEN 'clean_up' THEN PERFORM @extschema@.clean_leftover(split_part(object, ' ', 1), split_part(object, ' ', 2));
+		WHEN 'prune' THEN PERFORM @extschema@.prune_operations();
 	END CASE;
 END $$;
 COMMENT ON FUNCTION run_job(text, text) IS 'one job of jobs(), or the heartbeat';

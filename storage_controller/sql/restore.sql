@@ -2,12 +2,12 @@
 -- ---------------------------------------------------------------- reset and restore: a branch's name moves to a new timeline
 --
 -- The new timeline is made beside the old one while the endpoint still runs; then the endpoint is stopped, the name and the endpoint
--- move over in a transaction of its own, and the endpoint starts again.  A crash before the move leaves the branch as it was, one
--- after it leaves the move to be finished by the endpoint's next start.  The move must be committed before the start: what
+-- move over in a transaction of its own, and the endpoint starts again.  That move is the commit point: after a crash before it the new
+-- timeline goes and the endpoint is started as it was, after a crash behind it the endpoint is started on the new timeline (recover.sql).  The move must be committed before the start: what
 -- clients commit on the new timeline must not depend on the fate of the caller's transaction.
 
 -- Called aside.  The old timeline gets the name keep_as, or goes.
-CREATE FUNCTION switch_branch(tenant_id text, branch text, old_timeline text, new_timeline jsonb, keep_as text) RETURNS void
+CREATE FUNCTION switch_branch(tenant_id text, branch text, old_timeline text, new_timeline jsonb, keep_as text, op bigint) RETURNS void
 LANGUAGE plpgsql SET lock_timeout = '10s' AS $$
 DECLARE
 	fresh @extschema@.timelines := jsonb_populate_record(NULL::@extschema@.timelines, new_timeline);
@@ -22,16 +22,19 @@ BEGIN
 		INSERT INTO @extschema@.branches (tenant, name, timeline, created_at) VALUES (tenant_id, keep_as, old_timeline, since);
 	ELSE
 		DELETE FROM @extschema@.timelines l WHERE l.id = old_timeline RETURNING * INTO STRICT old;
-		INSERT INTO @extschema@.leftovers VALUES (old.id, old.tenant, old.pageserver, old.safekeepers);
+		PERFORM @extschema@.write_leftover('timeline', old.id, old.tenant, old.pageserver || old.safekeepers, NULL, op);
 	END IF;
-	DELETE FROM @extschema@.leftovers l WHERE l.timeline = fresh.id;
+	PERFORM @extschema@.keep_leftover('timeline', fresh.id);
+	PERFORM @extschema@.commit_point(op);
 END $$;
 
 CREATE FUNCTION move_branch(t tenants, branch text, old timelines, fresh timelines, keep_as text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE e @extschema@.endpoints;
 BEGIN
 	PERFORM @extschema@.remove_computes(old.id);
-	PERFORM @extschema@.aside('SELECT @extschema@.switch_branch($1, $2, $3, $4::jsonb, $5)', t.id, branch, old.id, to_jsonb(fresh)::text, keep_as);
+	PERFORM @extschema@.step('move the name');
+	PERFORM @extschema@.aside('SELECT @extschema@.switch_branch($1, $2, $3, $4::jsonb, $5, $6::bigint)', t.id, branch, old.id, to_jsonb(fresh)::text, keep_as,
+		@extschema@.current_operation()::text);
 	FOR e IN SELECT * FROM @extschema@.endpoints x WHERE x.timeline = fresh.id AND x.wanted = 'running' LOOP
 		PERFORM @extschema@.start_endpoint(t.id, e.name);
 	END LOOP;
@@ -56,9 +59,9 @@ BEGIN
 			DETAIL = 'A reset drops what the branch holds, and they need it.',
 			HINT = 'Drop them first, or take another branch of the parent with neon_create_branch().';
 	END IF;
-	PERFORM @extschema@.clean_up();
 	PERFORM @extschema@.move_branch(t, branch, tl, @extschema@.make_timeline(t, parent, @extschema@.current_lsn(parent)), NULL);
-	PERFORM @extschema@.clean_up();
+	PERFORM @extschema@.step('remove what it was');
+	PERFORM @extschema@.clean_leftover('timeline', tl.id);
 END $$;
 
 CREATE FUNCTION restore_branch(tenant_id text, branch text, at_lsn pg_lsn, at_time timestamptz, keep_as text = NULL) RETURNS text
@@ -75,7 +78,6 @@ BEGIN
 	END IF;
 	PERFORM @extschema@.check_new_branch(tenant_id, kept);
 	point := @extschema@.branch_point(tl, branch, at_lsn, at_time);
-	PERFORM @extschema@.clean_up();
 	PERFORM @extschema@.move_branch(t, branch, tl, @extschema@.make_timeline(t, point.origin, point.lsn), kept);
 	RETURN kept;
 END $$;

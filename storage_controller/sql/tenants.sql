@@ -16,40 +16,54 @@ BEGIN
 	t.node_password := @extschema@.new_id();
 	t.role_password := @extschema@.new_id();
 	t.created_at := clock_timestamp();
+	PERFORM @extschema@.note_leftover('tenant', t.id, t.id, ARRAY(SELECT n.name FROM @extschema@.nodes n WHERE n.role IN ('pageserver', 'safekeeper')));
 	EXECUTE format('CREATE ROLE %I LOGIN PASSWORD %L IN ROLE neon_tenant', 'neon_t_' || t.id, t.node_password);
 	INSERT INTO @extschema@.tenants SELECT t.*;
+	PERFORM @extschema@.keep_leftover('tenant', t.id);
 	PERFORM @extschema@.add_timeline(@extschema@.make_timeline(t, NULL, NULL), 'main');
 	PERFORM @extschema@.create_endpoint(t.id, 'main');
 	SELECT * INTO STRICT e FROM @extschema@.endpoints WHERE tenant = t.id;
+	PERFORM @extschema@.step('set it up');
 	PERFORM @extschema@.remote(@extschema@.endpoint_admin(e), 'endpoint "main"',
 		format('ALTER ROLE postgres PASSWORD %L', t.role_password));
 	PERFORM @extschema@.remote(@extschema@.endpoint_admin(e), 'endpoint "main"', 'CREATE EXTENSION IF NOT EXISTS neon');
 	RETURN t.id;
 END $$;
 
+-- The last of it, when it has no branches any more; nothing if it is gone.  The note about the nodes and the row change together.
+CREATE FUNCTION forget_tenant(tenant_id text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE t @extschema@.tenants := @extschema@.lock_tenant(tenant_id);
+BEGIN
+	IF t.id IS NULL THEN
+		RETURN;
+	END IF;
+	PERFORM @extschema@.write_leftover('tenant', t.id, t.id, ARRAY(SELECT n.name FROM @extschema@.nodes n WHERE n.role IN ('pageserver', 'safekeeper')),
+		NULL, @extschema@.current_operation());
+	DELETE FROM @extschema@.tenants WHERE id = t.id;
+	PERFORM pg_terminate_backend(a.pid) FROM pg_stat_activity a WHERE a.usename = 'neon_t_' || t.id;
+	EXECUTE format('DROP ROLE IF EXISTS %I', 'neon_t_' || t.id);
+	PERFORM @extschema@.clean_leftover('tenant', t.id);
+END $$;
+
 CREATE FUNCTION drop_tenant(name text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
 	t @extschema@.tenants;
-	b text;
-	n @extschema@.nodes;
+	doomed text[];
 BEGIN
 	SELECT * INTO t FROM @extschema@.tenants x WHERE x.name = drop_tenant.name FOR NO KEY UPDATE;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'tenant "%" does not exist', name USING ERRCODE = 'NE010', HINT = 'See neon_tenants for those there are.';
 	END IF;
 	PERFORM @extschema@.check_not_protected(t.id, x.name, 'dropped') FROM @extschema@.branches x WHERE x.tenant = t.id;
-	LOOP
-		SELECT x.name INTO b FROM @extschema@.branches x JOIN @extschema@.timelines l ON l.id = x.timeline
-		WHERE x.tenant = t.id AND NOT EXISTS (SELECT FROM @extschema@.timelines c WHERE c.ancestor = l.id) LIMIT 1;
-		EXIT WHEN NOT FOUND;
-		PERFORM @extschema@.drop_branch(t.id, b);
-	END LOOP;
-	FOR n IN SELECT * FROM @extschema@.nodes WHERE role IN ('pageserver', 'safekeeper') LOOP
-		PERFORM @extschema@.on_node(n.name, format('SELECT neon_%s.drop_tenant($1)', n.role), t.id);
-	END LOOP;
-	DELETE FROM @extschema@.tenants WHERE id = t.id;
-	PERFORM pg_terminate_backend(a.pid) FROM pg_stat_activity a WHERE a.usename = 'neon_t_' || t.id;
-	EXECUTE format('DROP ROLE %I', 'neon_t_' || t.id);
+	SELECT array_agg(l.id) INTO doomed FROM @extschema@.timelines l WHERE l.tenant = t.id;
+	PERFORM @extschema@.remove_computes(id) FROM unnest(doomed) id;
+	PERFORM @extschema@.step('forget its branches');
+	IF doomed IS NOT NULL THEN
+		PERFORM @extschema@.aside('SELECT @extschema@.drop_branch_rows($1::text[], $2::bigint)', doomed::text, @extschema@.current_operation()::text);
+	END IF;
+	PERFORM @extschema@.step('remove it from its nodes');
+	PERFORM @extschema@.clean_leftover('timeline', id) FROM unnest(doomed) id;
+	PERFORM @extschema@.forget_tenant(t.id);
 END $$;
 
 -- Of one tenant; NULL from an administrator: of all.

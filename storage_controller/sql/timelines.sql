@@ -41,6 +41,7 @@ BEGIN
 		END IF;
 	END LOOP;
 	-- nobody writes: the end of the quorum's log
+	PERFORM @extschema@.step('find the end of the log');
 	SELECT name INTO STRICT c FROM @extschema@.nodes WHERE role = 'compute' ORDER BY node_id LIMIT 1;
 	PERFORM @extschema@.ensure_on_safekeepers(tl);
 	SELECT (r ->> 'lsn')::pg_lsn INTO STRICT lsn FROM @extschema@.on_node(c,
@@ -125,48 +126,6 @@ BEGIN
 	END IF;
 END $$;
 
--- Held while a timeline is created or removed: its leftover note is not to be acted on by others.
-CREATE FUNCTION timeline_lock(id text) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$ SELECT hashtextextended('neon timeline ' || id, 0) $$;
-
--- One note.  False: a node is away, or has branches of it that go first.
-CREATE FUNCTION clean_up_timeline(l leftovers) RETURNS bool LANGUAGE plpgsql AS $$
-DECLARE
-	node text;
-	done bool := true;
-BEGIN
-	FOREACH node IN ARRAY l.pageserver || l.safekeepers LOOP
-		BEGIN
-			PERFORM @extschema@.on_node(node, CASE node WHEN l.pageserver
-				THEN 'SELECT neon_pageserver.drop_timeline(tenant, timeline) FROM neon_pageserver.timelines WHERE tenant = $1 AND timeline = $2'
-				ELSE 'SELECT neon_safekeeper.drop_timeline($1, $2)' END, l.tenant, l.timeline);
-		EXCEPTION WHEN connection_exception OR sqlclient_unable_to_establish_sqlconnection OR connection_failure
-				OR cannot_connect_now OR admin_shutdown OR crash_shutdown OR dependent_objects_still_exist THEN
-			done := false;
-		END;
-	END LOOP;
-	RETURN done;
-END $$;
-
--- Remove what the notes say; a node that is away is asked again the next time.  A timeline that has a row is left alone: the look
--- at the rows must be newer than the lock, hence no older snapshots.
-CREATE FUNCTION clean_up() RETURNS void LANGUAGE plpgsql AS $$
-DECLARE
-	l @extschema@.leftovers;
-	progress bool := current_setting('transaction_isolation') LIKE 'read %';
-BEGIN
-	WHILE progress LOOP
-		progress := false;
-		FOR l IN SELECT * FROM @extschema@.leftovers ORDER BY noted_at DESC LOOP
-			CONTINUE WHEN NOT pg_try_advisory_xact_lock(@extschema@.timeline_lock(l.timeline));
-			IF EXISTS (SELECT FROM @extschema@.timelines t WHERE t.id = l.timeline) OR @extschema@.clean_up_timeline(l) THEN
-				DELETE FROM @extschema@.leftovers x WHERE x.timeline = l.timeline;
-				progress := true;
-			END IF;
-		END LOOP;
-	END LOOP;
-END $$;
-COMMENT ON FUNCTION clean_up() IS 'remove from the nodes what interrupted creations and drops have left there';
-
 -- A new timeline on the nodes; ancestor NULL makes a fresh cluster.  It is a leftover until it has rows: add_timeline() in this
 -- transaction, or switch_branch() in one of its own.
 CREATE FUNCTION make_timeline(t tenants, ancestor timelines, at_lsn pg_lsn) RETURNS timelines LANGUAGE plpgsql AS $$
@@ -181,12 +140,13 @@ BEGIN
 	-- a branch reads its ancestor's layers, and is where its ancestor is
 	tl.pageserver := coalesce(ancestor.pageserver, @extschema@.choose_pageserver());
 	tl.safekeepers := coalesce(ancestor.safekeepers, @extschema@.choose_safekeepers());
-	PERFORM pg_advisory_xact_lock(@extschema@.timeline_lock(tl.id));
-	PERFORM @extschema@.aside('INSERT INTO @extschema@.leftovers VALUES ($1, $2, $3, $4::text[])', tl.id, t.id, tl.pageserver, tl.safekeepers::text);
+	PERFORM @extschema@.note_leftover('timeline', tl.id, t.id, tl.pageserver || tl.safekeepers);
+	PERFORM @extschema@.step('make the timeline', tl.pageserver);
 	r := @extschema@.create_on_pageserver(t, tl, at_lsn);
 	tl.start_lsn := r ->> 'start_lsn';
 	tl.system_id := r ->> 'system_id';
 	tl.wal_seg_size := r ->> 'wal_seg_size';
+	PERFORM @extschema@.step('make its log', array_to_string(tl.safekeepers, ', '));
 	PERFORM @extschema@.ensure_on_safekeepers(tl);
 	RETURN tl;
 END $$;
@@ -195,7 +155,7 @@ CREATE FUNCTION add_timeline(tl timelines, branch text) RETURNS text LANGUAGE pl
 BEGIN
 	INSERT INTO @extschema@.timelines SELECT tl.*;
 	INSERT INTO @extschema@.branches (tenant, name, timeline) VALUES (tl.tenant, branch, tl.id);
-	DELETE FROM @extschema@.leftovers WHERE timeline = tl.id;
+	PERFORM @extschema@.keep_leftover('timeline', tl.id);
 	RETURN tl.id;
 END $$;
 
@@ -206,6 +166,7 @@ DECLARE e @extschema@.endpoints;
 BEGIN
 	PERFORM @extschema@.lock_endpoints(timeline_id);
 	FOR e IN SELECT * FROM @extschema@.endpoints x WHERE x.timeline = timeline_id LOOP
+		PERFORM @extschema@.step('stop the server', e.compute, e.name);
 		PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.drop_compute($1)', e.directory);
 	END LOOP;
 END $$;
