@@ -71,7 +71,7 @@ $c->start($_) for qw(safekeeper-3 pageserver-1);
 # ---- nothing is left anywhere but main ----
 my $main = (control('SELECT id FROM neon_controller.timelines'))[1];
 like($main, qr/^[0-9a-f]{32}$/, 'the controller knows one timeline');
-control(q{SELECT neon_controller.clean_up()});
+$c->poll('nothing is left', 120, sub { (control(q{SELECT neon_controller.clean_up(), count(*) FROM neon_controller.leftovers}))[1] =~ /\|0$/ });
 for my $n (qw(pageserver-1 safekeeper-1 safekeeper-2 safekeeper-3))
 {
 	my $schema = $n =~ /page/ ? 'neon_pageserver' : 'neon_safekeeper';

@@ -1,0 +1,212 @@
+# Operations of the control plane end: the controller is killed at each step of each kind of operation, and every one is finished or undone;
+# nothing stays on nodes, endpoints are as their rows say.  Also what can be seen of operations, by whom, and the state machines.
+# SPDX-License-Identifier: Apache-2.0
+use strict;
+use warnings;
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+use IPC::Run;
+use NeonCluster;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+my $rounds = $ENV{NEON_ROUNDS} // 1;
+my $c = NeonCluster->new(init => [ '--safekeepers', 1 ], conf => { controller => "neon_controller.reconcile_interval = 300ms\nneon_controller.operations_kept = 1000" });
+$c->start;
+
+sub try_ctl { my ($sql) = @_; return $c->psql_uri($c->node_uri('controller'), $sql, timeout => 180); }
+sub ctl { my ($sql) = @_; return $c->node_sql('controller', $sql); }
+sub words { my ($s) = @_; return join ' ', sort split /\s+/, $s; }
+
+# ---- kinds of operations.  tenant: each has one of its own where the operation locks it.  commits: the last step that can be undone.
+my %kind = (
+	create_tenant => { tenant => '', sql => q{SELECT neon_create_tenant('tn')}, again => q{SELECT neon_drop_tenant('tn')} },
+	drop_tenant => { tenant => '', sql => q{SELECT neon_drop_tenant('tf')}, again => q{SELECT neon_create_tenant('tf')}, commits => 2 },
+	create_branch => { tenant => 'default', sql => q{SELECT neon_create_branch('x', parent => 'main')}, again => q{SELECT neon_drop_branch('x')} },
+	start_endpoint => { tenant => 'default', sql => q{SELECT neon_start_endpoint('s1')}, again => q{SELECT neon_suspend_endpoint('s1')} },
+	suspend_endpoint => { tenant => 'default', sql => q{SELECT neon_suspend_endpoint('s2')}, again => q{SELECT neon_start_endpoint('s2')} },
+	drop_endpoint => { tenant => 'default', sql => q{SELECT neon_drop_endpoint('s3')}, again => q{SELECT neon_create_endpoint('s3')} },
+	drop_branch => { tenant => 'tb', sql => q{SELECT neon_drop_branch('b', cascade => true)}, commits => 2,
+		again => q{SELECT neon_create_branch('b', parent => 'main'); SELECT neon_create_branch('b2', parent => 'b'); SELECT neon_create_endpoint('b')} },
+	reset_branch => { tenant => 'tc', sql => q{SELECT neon_reset_branch('c')}, again => '', commits => 4, marks => 'c' },
+	restore_branch => { tenant => 'td', again => '', commits => 4, marks => 'd',
+		sql => q{SELECT neon_restore_branch('d', at_lsn => (SELECT start_lsn FROM neon_branches WHERE name = 'd'), keep_as => 'old' || txid_current())} },
+	create_endpoint => { tenant => 'te', sql => q{SELECT neon_create_endpoint('e')}, again => q{SELECT neon_drop_endpoint('e')} },
+);
+
+ctl(q{
+	SELECT neon_create_tenant(n) FROM unnest('{tb,tc,td,te,tf}'::text[]) n;
+	SET neon.tenant = 'default';
+	SELECT neon_create_branch(n, parent => 'main'), neon_create_endpoint(n) FROM unnest('{s1,s2,s3}'::text[]) n;
+	SELECT neon_suspend_endpoint('s1');
+	SET neon.tenant = 'tb'; SELECT neon_drop_endpoint('main');
+	SELECT neon_create_branch('b', parent => 'main'); SELECT neon_create_branch('b2', parent => 'b'); SELECT neon_create_endpoint('b');
+	SET neon.tenant = 'tc'; SELECT neon_create_branch('c', parent => 'main'), neon_create_endpoint('c');
+	SET neon.tenant = 'td'; SELECT neon_create_branch('d', parent => 'main'), neon_create_endpoint('d'); SELECT neon_drop_endpoint('main');
+	SET neon.tenant = 'te'; SELECT neon_create_branch('e', parent => 'main'); SELECT neon_drop_endpoint('main')});
+
+sub in_tenant { my ($k) = @_; return $k->{tenant} ? "SET neon.tenant = '$k->{tenant}'; " : ''; }
+# A table that a branch has, and what it was made of has not.
+sub endpoint_uri { my ($k) = @_; return ctl("SELECT neon_controller.endpoint_uri(e) FROM neon_controller.endpoints e JOIN neon_controller.tenants t ON t.id = e.tenant
+	WHERE t.name = '$k->{tenant}' AND e.name = '$k->{marks}'"); }
+sub mark { my ($k) = @_; my ($rc, undef, $err) = $c->psql_uri(endpoint_uri($k), 'SET client_min_messages = error; CREATE TABLE IF NOT EXISTS mark (a int)'); die $err if $rc; return; }
+sub is_marked { my ($k) = @_; return ($c->psql_uri(endpoint_uri($k), q{SELECT to_regclass('mark') IS NOT NULL}))[1]; }
+mark($_) for grep { $_->{marks} } values %kind;
+
+my %session;
+sub ask
+{
+	my ($name, $step) = @_;
+	my $k = $kind{$name};
+	$session{$name} = IPC::Run::start([ 'psql', '-X', '-q', '-A', '-t', '-v', 'ON_ERROR_STOP=1', (map { ('-c', $_) } "SET neon_controller.pause_at_step = $step",
+			$k->{tenant} ? "SET neon.tenant = '$k->{tenant}'" : (), $k->{sql}), $c->node_uri('controller') ], '<', '/dev/null', '>', \my $out, '2>', \$k->{err}, IPC::Run::timeout(300));
+	return;
+}
+sub answers { for my $n (keys %session) { $session{$n}->finish; $kind{$n}{rc} = $session{$n}->result(0) } %session = (); return; }
+
+# Everything is where it belongs, and nothing else is anywhere.
+sub all_is_well
+{
+	my ($when) = @_;
+	my $timelines = words(ctl('SELECT id FROM neon_controller.timelines'));
+	my $tenants = words(ctl('SELECT id FROM neon_controller.tenants'));
+	is(words($c->node_sql('pageserver-1', 'SELECT timeline FROM neon_pageserver.timelines')), $timelines, "$when: the pageserver has the controller's timelines");
+	is(words($c->node_sql('safekeeper-1', 'SELECT timeline FROM neon_safekeeper.timelines')), $timelines, "$when: so does the safekeeper");
+	is(words($c->node_sql($_, q{SELECT substr(rolname, 8) FROM pg_roles WHERE rolname ~ '^neon_t_[0-9a-f]'})), $tenants, "$when: $_ has the tenants")
+		for qw(controller pageserver-1 safekeeper-1);
+	is(words(join ' ', map { m{([^/]+)$} } glob("$c->{dir}/computes/*")), words(ctl(q{SELECT directory FROM neon_controller.endpoints e WHERE wanted = 'running'
+		UNION SELECT directory FROM neon_controller.endpoints WHERE wanted = 'suspended'})), "$when: computes are those of endpoints");
+	is(ctl(q{SELECT string_agg(format('%s of %s', e.name, t.name), ', ') FROM neon_controller.endpoints e JOIN neon_controller.tenants t ON t.id = e.tenant
+		WHERE (wanted = 'running') IS DISTINCT FROM (neon_controller.endpoint_pid(e) IS NOT NULL)}), '', "$when: those run that should");
+	is(ctl('SELECT string_agg(l::text, E\'\n\') FROM neon_controller.leftovers l'), '', "$when: no leftovers");
+	return;
+}
+
+# ---- once without a crash: how many steps there are
+my $before = ctl('SELECT max(id) FROM neon_controller.operations');
+ask($_, -1) for keys %kind;
+answers();
+is($kind{$_}{rc}, 0, "$_ succeeds") or diag $kind{$_}{err} for sort keys %kind;
+for my $n (sort keys %kind)
+{
+	($kind{$n}{state}, $kind{$n}{steps}) = split /\|/, ctl("SELECT o.state, count(*) FROM neon_controller.operations o JOIN neon_controller.operation_steps s ON s.operation = o.id
+		WHERE o.id > $before AND o.kind = '$n' GROUP BY o.id ORDER BY o.id LIMIT 1");
+	is($kind{$n}{state}, 'done', "and is done, in $kind{$n}{steps} steps");
+}
+is(is_marked($kind{reset_branch}), 'f', 'what was reset is gone');
+all_is_well('after all operations');
+
+# What the next round needs.
+sub prepare
+{
+	my %of_tenant;
+	for my $k (grep { $_->{state} eq 'done' } values %kind) { push @{ $of_tenant{ $k->{tenant} } }, $k->{again} . ';' }
+	my @all = map { IPC::Run::start([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', $c->node_uri('controller') ], '<',
+		\(in_tenant({ tenant => $_ }) . join ' ', @{ $of_tenant{$_} }), '>', \my $out, '2>', \my $err, IPC::Run::timeout(300)) } keys %of_tenant;
+	for my $h (@all) { $h->finish; is($h->result(0), 0, 'what was done is taken back') }
+	mark($_) for grep { $_->{marks} } values %kind;
+	return;
+}
+
+# ---- the controller dies at a step; 0 is the end, when only the commit is missing
+my ($most) = sort { $b <=> $a } map { $_->{steps} } values %kind;
+for my $round (1 .. $rounds)
+{
+	for my $step (1 .. $most, 0)
+	{
+		prepare();
+		my @kinds = grep { $kind{$_}{steps} >= $step } sort keys %kind;
+		$before = ctl('SELECT max(id) FROM neon_controller.operations');
+		ask($_, $step) for @kinds;
+		my $at = $step ? "step $step" : 'the end';
+		ok($c->poll("all are at $at", 180, sub { ctl(q{SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'}) == @kinds }), "all are at $at")
+			or diag ctl("SELECT pid, wait_event_type, wait_event, query FROM pg_stat_activity WHERE backend_type = 'client backend'");
+		$c->kill9('controller');
+		$c->start('controller');
+		answers();
+		ok($c->poll('all have ended', 180, sub { ctl(q{SELECT count(*) FROM neon_controller.operations WHERE state NOT IN ('done', 'undone')}) eq '0' }), 'all come to an end')
+			or diag ctl(q{SELECT * FROM neon_operations WHERE state NOT IN ('done', 'undone')});
+		$_->{state} = 'undone' for values %kind;
+		for my $n (@kinds)
+		{
+			my $k = $kind{$n};
+			my $should = $k->{commits} && ($step == 0 || $step > $k->{commits}) ? 'done' : 'undone';
+			isnt($k->{rc}, 0, "$n is killed at $at");
+			$k->{state} = ctl("SELECT state FROM neon_controller.operations WHERE id > $before AND kind = '$n' ORDER BY id LIMIT 1");
+			is($k->{state}, $should, "and is $should");
+			is(is_marked($k), $should eq 'done' ? 'f' : 't', 'which can be seen in its branch') if $k->{marks};
+		}
+		all_is_well("killed at $at");
+	}
+}
+prepare();
+ask($_, -1) for keys %kind;
+answers();
+is($kind{$_}{rc}, 0, "$_ succeeds in the end") or diag $kind{$_}{err} for sort keys %kind;
+$kind{$_}{state} = 'done' for keys %kind;
+prepare();
+
+# ---- sessions that end, alone
+sub last_of { my ($n) = @_; return ctl("SELECT state FROM neon_controller.operations WHERE kind = '$n' ORDER BY id DESC LIMIT 1"); }
+ask('restore_branch', 5);
+ok($c->poll('it is there', 120, sub { ctl(q{SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'PgSleep'}) == 1 }), 'a session is ended that has moved a branch');
+answers();
+ok($c->poll('it is done', 120, sub { last_of('restore_branch') eq 'done' }), 'what it began is finished');
+is(is_marked($kind{restore_branch}), 'f', 'the endpoint runs on the restored branch');
+ctl(q{SET neon.tenant = 'default'; BEGIN; SELECT neon_suspend_endpoint('s2'); ROLLBACK});
+ok($c->poll('it is undone', 120, sub { last_of('suspend_endpoint') eq 'undone' }), 'a suspension that is rolled back is undone');
+my ($rc, undef, $err) = try_ctl(q{SET neon.tenant = 'default'; SELECT neon_create_branch('x', parent => 'nowhere')});
+isnt($rc, 0, 'an operation fails');
+is(ctl(q{SELECT state, sqlstate, error FROM neon_controller.operations ORDER BY id DESC LIMIT 1}), 'undone|NE003|branch "nowhere" does not exist', 'and is there with its error');
+ask('create_branch', 2);
+ok($c->poll('it is there', 120, sub { ctl(q{SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'PgSleep'}) == 1 }), 'one is cancelled');
+answers();
+ok($c->poll('it is undone', 120, sub { last_of('create_branch') eq 'undone' }), 'and is undone');
+like(ctl(q{SELECT error FROM neon_controller.operations WHERE kind = 'create_branch' ORDER BY id DESC LIMIT 1}), qr/canceling statement/, 'with its error');
+
+# ---- a node that is away: tried again, and seen
+$c->stop('pageserver-1');
+ctl(q{SET neon.tenant = 'tb'; SELECT neon_drop_branch('b', cascade => true)});
+ok($c->poll('it is tried again', 120, sub {
+	ctl(q{SELECT count(*) FROM neon_operations WHERE operation = 'drop_branch' AND state = 'finishing' AND attempts > 1 AND error LIKE 'pageserver-1: could not connect%'}) > 0 }),
+	'what a node that is away has to drop is tried again');
+$c->start('pageserver-1');
+ok($c->poll('it is done', 180, sub { last_of('drop_branch') eq 'done' }), 'until it is done');
+all_is_well('at the end');
+
+# ---- who sees what
+my $mine = ctl(q{SELECT id FROM neon_controller.tenants WHERE name = 'default'});
+is($c->sql('main', q{SELECT count(*) > 0, bool_and(tenant = (SELECT tenant_id FROM neon_compute)), count(node) FROM neon_operations}), 't|t|0',
+	'an endpoint shows the operations of its tenant, without nodes');
+is(ctl(q{SELECT count(DISTINCT tenant) > 1, count(node) > 0, bool_and(duration >= '0') FROM neon_operations}), 't|t|t', 'the controller shows all');
+($rc, undef, $err) = $c->psql_uri($c->uri('main'), 'CREATE ROLE nobody; SET ROLE nobody; SELECT * FROM neon_operations');
+like($err, qr/permission denied for view neon_operations/, 'an ordinary role sees none');
+my $credential = ctl(q{SELECT neon_controller.tenant_connstring(n, t) FROM neon_controller.nodes n, neon_controller.tenants t WHERE n.role = 'controller' AND t.name = 'default'});
+for my $no (q{SET neon_controller.pause_at_step = 1}, q{SET neon_controller.operation = '1'}, q{SELECT * FROM neon_controller.operations}, q{SELECT neon_controller.perform('drop_tenant', NULL, '{"name": "tf"}')})
+{
+	($rc, undef, $err) = $c->psql_uri($credential, $no);
+	like($err, qr/permission denied/, "a tenant cannot $no");
+}
+($rc, undef, $err) = try_ctl(q{SET neon.tenant = 'default'; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT neon_create_branch('x', parent => 'main')});
+like($err, qr/need isolation level "read committed".*HINT:/s, 'a transaction that would not see what was done aside is refused');
+
+# ---- state machines
+is(ctl('SELECT string_agg(p::text, E\'\n\') FROM neon_controller.state_machine_problems() p'), '', 'every state is reached, and leads to an end or rest');
+is(ctl(q{SELECT string_agg(DISTINCT machine, ' ') FROM neon_controller.state_machine() WHERE machine IN ('operation', 'endpoint')}), 'endpoint operation', 'there are machines');
+like(ctl(q{BEGIN; INSERT INTO neon_controller.states VALUES ('operation', 'lost', 'passing', ''), ('operation', 'stuck', 'passing', '');
+	INSERT INTO neon_controller.transitions VALUES ('operation', 'running', 'sticks', 'stuck', NULL), ('operation', 'undoing', 'acts', 'undone', 'no_such');
+	SELECT state, problem FROM neon_controller.state_machine_problems() ORDER BY 1, 2; ROLLBACK}),
+	qr/lost\|cannot be reached\nlost\|leads to no end.*\nstuck\|leads to no end.*\nundoing\|there is no function no_such/, 'what is wrong with one is found');
+for my $no (q{UPDATE neon_controller.operations SET state = 'running' WHERE state = 'done'}, q{UPDATE neon_controller.operations SET state = 'asleep' WHERE state = 'done'},
+	q{UPDATE neon_controller.endpoints SET started_at = NULL WHERE name = 's2'}, q{SELECT neon_controller.next_state('operation', 'done', 'fails')})
+{
+	($rc, undef, $err) = try_ctl("\\set VERBOSITY verbose\n$no");
+	like($err, qr/NE013/, "refused: $no");
+}
+is(ctl(q{SELECT DISTINCT neon_controller.endpoint_state(e) FROM neon_controller.endpoints e WHERE name IN ('s1', 's2') ORDER BY 1}), "running\nsuspended", 'endpoints have states');
+
+# ---- the log is bounded
+ctl(q{INSERT INTO neon_controller.operations (kind, state, who) SELECT 'test', 'done', 'test' FROM generate_series(1, 2500)});
+ok($c->poll('the oldest are forgotten', 60, sub { ctl('SELECT count(*) FROM neon_controller.operations') <= 1000 }), 'the log forgets the oldest');
+
+done_testing();
