@@ -185,7 +185,7 @@ nc_kept(PG_FUNCTION_ARGS)
 		{
 			kept_context = AllocSetContextCreate(TopMemoryContext, "kept connection", ALLOCSET_SMALL_SIZES);
 			kept_conninfo = MemoryContextStrdup(kept_context, conninfo);
-			kept_conn = connect_to(conninfo, who, kept_context, "SET application_name = 'neon controller, aside'");
+			kept_conn = connect_to(conninfo, who, kept_context, "SET application_name = 'neon controller, aside'; SET lock_timeout = 30000");
 		}
 		run(kept_conn, who, fcinfo);
 	}

@@ -28,10 +28,22 @@ BEGIN
 	FROM (SELECT x.tenant, x.name FROM @extschema@.endpoints x WHERE x.timeline = timeline_id ORDER BY x.name) e;
 END $$;
 
--- Held until the port that was found free has a row.
 CREATE FUNCTION ports_lock(compute text) RETURNS void LANGUAGE sql AS $$
 	SELECT pg_advisory_xact_lock(hashtextextended('neon ports of ' || compute, 0));
 $$;
+
+-- Called aside, under leftover_lock of the directory: a free port is noted together with what will have it, until that has a row.
+CREATE FUNCTION reserve_port(compute_node text, new_directory text, tenant_id text, op bigint) RETURNS int LANGUAGE plpgsql AS $$
+DECLARE free_port int;
+BEGIN
+	PERFORM @extschema@.ports_lock(compute_node);
+	SELECT min(p) INTO free_port
+	FROM generate_series(coalesce(nullif(current_setting('neon_controller.endpoint_port_base', true), ''), '55440')::int, 65535) p
+	WHERE NOT EXISTS (SELECT FROM @extschema@.endpoints e WHERE e.compute = compute_node AND e.port = p)
+		AND NOT EXISTS (SELECT FROM @extschema@.leftovers l WHERE l.kind = 'compute' AND compute_node = ANY (l.nodes) AND l.port = p AND l.id <> new_directory);
+	PERFORM @extschema@.write_leftover('compute', new_directory, tenant_id, ARRAY[compute_node], free_port, op);
+	RETURN free_port;
+END $$;
 
 -- The endpoint's own server, as its administrator: over the socket that only this host's owner can open.
 CREATE FUNCTION endpoint_admin(e endpoints) RETURNS text LANGUAGE sql STABLE AS $$
@@ -176,13 +188,8 @@ BEGIN
 	PERFORM pg_advisory_xact_lock(@extschema@.leftover_lock('compute', new_directory));
 	PERFORM @extschema@.on_node(c.name, 'SELECT neon_compute_tools.drop_compute($1)', new_directory)
 	FROM @extschema@.leftovers l WHERE l.kind = 'compute' AND l.id = new_directory;
-	PERFORM @extschema@.ports_lock(c.name);
-	SELECT min(p) INTO new_port
-	FROM generate_series(coalesce(nullif(current_setting('neon_controller.endpoint_port_base', true), ''), '55440')::int,
-		65535) p
-	WHERE NOT EXISTS (SELECT FROM @extschema@.endpoints e WHERE e.compute = c.name AND e.port = p)
-		AND NOT EXISTS (SELECT FROM @extschema@.leftovers l WHERE l.kind = 'compute' AND c.name = ANY (l.nodes) AND l.port = p);
-	PERFORM @extschema@.note_leftover('compute', new_directory, tenant_id, ARRAY[c.name], new_port);
+	SELECT (r ->> 'port')::int INTO STRICT new_port FROM @extschema@.aside('SELECT @extschema@.reserve_port($1, $2, $3, $4::bigint) AS port',
+		c.name, new_directory, tenant_id, @extschema@.current_operation()::text) r;
 	INSERT INTO @extschema@.endpoints (tenant, name, timeline, compute, directory, host, port, settings)
 	VALUES (tenant_id, endpoint, tl.id, c.name, new_directory, c.host, new_port, settings);
 	PERFORM @extschema@.keep_leftover('compute', new_directory);

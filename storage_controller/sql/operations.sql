@@ -13,8 +13,8 @@
 -- row it is for.  What was dropped is noted by the transaction that deletes its row, and the note goes when the nodes have dropped it.
 -- So whatever a crash leaves on a node is noted, and what has a row is never removed.
 --
--- Locks: operation_lock comes first of all, and nobody waits for it.  leftover_lock comes after the tenant's row and before ports_lock; only the
--- creator waits for it.  What runs aside must not want rows that its caller has changed.
+-- Locks: operation_lock comes first of all, and nobody waits for it.  leftover_lock comes after the tenant's row and before ports_lock, which is
+-- only taken aside; only the creator waits for it.  What runs aside must not want rows that its caller has changed.
 
 -- It outlives what it is about, so it refers to nothing.  Not dumped: a controller that was restored from a copy has nothing to finish.
 CREATE TABLE operations (
@@ -186,11 +186,11 @@ CREATE FUNCTION write_leftover(kind text, id text, tenant_id text, nodes text[],
 $$;
 
 -- What this transaction is about to make on nodes, and gives a row: then it calls keep_leftover().
-CREATE FUNCTION note_leftover(kind text, id text, tenant_id text, nodes text[], port int = NULL) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION note_leftover(kind text, id text, tenant_id text, nodes text[]) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
 	PERFORM pg_advisory_xact_lock(@extschema@.leftover_lock(kind, id));
-	PERFORM @extschema@.aside('SELECT @extschema@.write_leftover($1, $2, $3, $4::text[], $5::int, $6::bigint)', kind, id, tenant_id, nodes::text,
-		port::text, @extschema@.current_operation()::text);
+	PERFORM @extschema@.aside('SELECT @extschema@.write_leftover($1, $2, $3, $4::text[], NULL, $5::bigint)', kind, id, tenant_id, nodes::text,
+		@extschema@.current_operation()::text);
 END $$;
 
 CREATE FUNCTION keep_leftover(kind text, id text) RETURNS void LANGUAGE sql AS $$

@@ -16,7 +16,7 @@ $c->start;
 
 sub try_ctl { my ($sql) = @_; return $c->psql_uri($c->node_uri('controller'), $sql, timeout => 180); }
 sub ctl { my ($sql) = @_; return $c->node_sql('controller', $sql); }
-sub words { my ($s) = @_; return join ' ', sort split /\s+/, $s; }
+sub words { my ($s) = @_; return join ' ', sort split / /, $s // ''; }
 
 # ---- kinds of operations.  tenant: each has one of its own where the operation locks it.  commits: the last step that can be undone.
 my %kind = (
@@ -47,8 +47,12 @@ ctl(q{
 
 sub in_tenant { my ($k) = @_; return $k->{tenant} ? "SET neon.tenant = '$k->{tenant}'; " : ''; }
 # A table that a branch has, and what it was made of has not.
-sub endpoint_uri { my ($k) = @_; return ctl("SELECT neon_controller.endpoint_uri(e) FROM neon_controller.endpoints e JOIN neon_controller.tenants t ON t.id = e.tenant
-	WHERE t.name = '$k->{tenant}' AND e.name = '$k->{marks}'"); }
+sub endpoint_uri
+{
+	my ($k) = @_;
+	return $k->{uri} //= ctl("SELECT neon_controller.endpoint_uri(e) FROM neon_controller.endpoints e JOIN neon_controller.tenants t ON t.id = e.tenant
+		WHERE t.name = '$k->{tenant}' AND e.name = '$k->{marks}'");
+}
 sub mark { my ($k) = @_; my ($rc, undef, $err) = $c->psql_uri(endpoint_uri($k), 'SET client_min_messages = error; CREATE TABLE IF NOT EXISTS mark (a int)'); die $err if $rc; return; }
 sub is_marked { my ($k) = @_; return ($c->psql_uri(endpoint_uri($k), q{SELECT to_regclass('mark') IS NOT NULL}))[1]; }
 mark($_) for grep { $_->{marks} } values %kind;
@@ -68,17 +72,20 @@ sub answers { for my $n (keys %session) { $session{$n}->finish; $kind{$n}{rc} = 
 sub all_is_well
 {
 	my ($when) = @_;
-	my $timelines = words(ctl('SELECT id FROM neon_controller.timelines'));
-	my $tenants = words(ctl('SELECT id FROM neon_controller.tenants'));
-	is(words($c->node_sql('pageserver-1', 'SELECT timeline FROM neon_pageserver.timelines')), $timelines, "$when: the pageserver has the controller's timelines");
-	is(words($c->node_sql('safekeeper-1', 'SELECT timeline FROM neon_safekeeper.timelines')), $timelines, "$when: so does the safekeeper");
-	is(words($c->node_sql($_, q{SELECT substr(rolname, 8) FROM pg_roles WHERE rolname ~ '^neon_t_[0-9a-f]'})), $tenants, "$when: $_ has the tenants")
-		for qw(controller pageserver-1 safekeeper-1);
-	is(words(join ' ', map { m{([^/]+)$} } glob("$c->{dir}/computes/*")), words(ctl(q{SELECT directory FROM neon_controller.endpoints e WHERE wanted = 'running'
-		UNION SELECT directory FROM neon_controller.endpoints WHERE wanted = 'suspended'})), "$when: computes are those of endpoints");
-	is(ctl(q{SELECT string_agg(format('%s of %s', e.name, t.name), ', ') FROM neon_controller.endpoints e JOIN neon_controller.tenants t ON t.id = e.tenant
-		WHERE (wanted = 'running') IS DISTINCT FROM (neon_controller.endpoint_pid(e) IS NOT NULL)}), '', "$when: those run that should");
-	is(ctl('SELECT string_agg(l::text, E\'\n\') FROM neon_controller.leftovers l'), '', "$when: no leftovers");
+	my $roles = q{(SELECT string_agg(substr(rolname, 8), ' ') FROM pg_roles WHERE rolname ~ '^neon_t_[0-9a-f]')};
+	my ($timelines, $tenants, $controller, $computes, $wrong, $leftovers) = split /\|/, ctl(qq{SELECT (SELECT string_agg(id, ' ') FROM neon_controller.timelines),
+		(SELECT string_agg(id, ' ') FROM neon_controller.tenants), $roles, (SELECT string_agg(directory, ' ') FROM neon_controller.endpoints),
+		(SELECT string_agg(format('%s of %s', e.name, t.name), ', ') FROM neon_controller.endpoints e JOIN neon_controller.tenants t ON t.id = e.tenant
+			WHERE (wanted = 'running') IS DISTINCT FROM (neon_controller.endpoint_pid(e) IS NOT NULL)),
+		(SELECT count(*) FROM neon_controller.leftovers)});
+	my ($ps_timelines, $ps) = split /\|/, $c->node_sql('pageserver-1', "SELECT (SELECT string_agg(timeline, ' ') FROM neon_pageserver.timelines), $roles");
+	my ($sk_timelines, $sk) = split /\|/, $c->node_sql('safekeeper-1', "SELECT (SELECT string_agg(timeline, ' ') FROM neon_safekeeper.timelines), $roles");
+	is(words($ps_timelines), words($timelines), "$when: the pageserver has the controller's timelines");
+	is(words($sk_timelines), words($timelines), "$when: so does the safekeeper");
+	is(join(' - ', map { words($_) } $controller, $ps, $sk), join(' - ', (words($tenants)) x 3), "$when: tenants have roles on all nodes, and nobody else has");
+	is(words(join ' ', map { m{([^/]+)$} } glob("$c->{dir}/computes/*")), words($computes), "$when: computes are those of endpoints");
+	is($wrong, '', "$when: those run that should");
+	is($leftovers, '0', "$when: no leftovers");
 	return;
 }
 
@@ -87,10 +94,13 @@ my $before = ctl('SELECT max(id) FROM neon_controller.operations');
 ask($_, -1) for keys %kind;
 answers();
 is($kind{$_}{rc}, 0, "$_ succeeds") or diag $kind{$_}{err} for sort keys %kind;
+# kind => state and number of steps of its first operation since
+sub did { my ($since) = @_; return map { split /=/ } split /\n/, ctl("SELECT DISTINCT ON (kind) kind || '=' || state || ' ' ||
+	(SELECT count(*) FROM neon_controller.operation_steps s WHERE s.operation = o.id) FROM neon_controller.operations o WHERE id > $since ORDER BY kind, id"); }
+my %did = did($before);
 for my $n (sort keys %kind)
 {
-	($kind{$n}{state}, $kind{$n}{steps}) = split /\|/, ctl("SELECT o.state, count(*) FROM neon_controller.operations o JOIN neon_controller.operation_steps s ON s.operation = o.id
-		WHERE o.id > $before AND o.kind = '$n' GROUP BY o.id ORDER BY o.id LIMIT 1");
+	($kind{$n}{state}, $kind{$n}{steps}) = split / /, $did{$n};
 	is($kind{$n}{state}, 'done', "and is done, in $kind{$n}{steps} steps");
 }
 is(is_marked($kind{reset_branch}), 'f', 'what was reset is gone');
@@ -108,18 +118,20 @@ sub prepare
 	return;
 }
 
-# ---- the controller dies at a step; 0 is the end, when only the commit is missing
-my ($most) = sort { $b <=> $a } map { $_->{steps} } values %kind;
+# ---- the controller dies while each kind is at one of its steps; 0 is the end, when only the commit is missing
 for my $round (1 .. $rounds)
 {
-	for my $step (1 .. $most, 0)
+	$_->{todo} = [ 1 .. $_->{steps}, 0 ] for values %kind;
+	# in short: what is there after the first step of the longest is there after its second, and more
+	shift @{ $kind{reset_branch}{todo} } if $rounds == 1;
+	while (my @kinds = grep { @{ $kind{$_}{todo} } } sort keys %kind)
 	{
 		prepare();
-		my @kinds = grep { $kind{$_}{steps} >= $step } sort keys %kind;
 		$before = ctl('SELECT max(id) FROM neon_controller.operations');
-		ask($_, $step) for @kinds;
-		my $at = $step ? "step $step" : 'the end';
-		ok($c->poll("all are at $at", 180, sub { ctl(q{SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'}) == @kinds }), "all are at $at")
+		$kind{$_}{at} = shift @{ $kind{$_}{todo} } for @kinds;
+		my $when = join ', ', map { "$_ at $kind{$_}{at}" } @kinds;
+		ask($_, $kind{$_}{at}) for @kinds;
+		ok($c->poll($when, 180, sub { ctl(q{SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'}) == @kinds }), $when)
 			or diag ctl("SELECT pid, wait_event_type, wait_event, query FROM pg_stat_activity WHERE backend_type = 'client backend'");
 		$c->kill9('controller');
 		$c->start('controller');
@@ -127,16 +139,17 @@ for my $round (1 .. $rounds)
 		ok($c->poll('all have ended', 180, sub { ctl(q{SELECT count(*) FROM neon_controller.operations WHERE state NOT IN ('done', 'undone')}) eq '0' }), 'all come to an end')
 			or diag ctl(q{SELECT * FROM neon_operations WHERE state NOT IN ('done', 'undone')});
 		$_->{state} = 'undone' for values %kind;
+		%did = did($before);
 		for my $n (@kinds)
 		{
 			my $k = $kind{$n};
-			my $should = $k->{commits} && ($step == 0 || $step > $k->{commits}) ? 'done' : 'undone';
-			isnt($k->{rc}, 0, "$n is killed at $at");
-			$k->{state} = ctl("SELECT state FROM neon_controller.operations WHERE id > $before AND kind = '$n' ORDER BY id LIMIT 1");
+			my $should = $k->{commits} && ($k->{at} == 0 || $k->{at} > $k->{commits}) ? 'done' : 'undone';
+			isnt($k->{rc}, 0, "$n is killed at step $k->{at}");
+			($k->{state}) = split / /, $did{$n};
 			is($k->{state}, $should, "and is $should");
 			is(is_marked($k), $should eq 'done' ? 'f' : 't', 'which can be seen in its branch') if $k->{marks};
 		}
-		all_is_well("killed at $at");
+		all_is_well('after the crash');
 	}
 }
 prepare();
@@ -165,6 +178,7 @@ ok($c->poll('it is undone', 120, sub { last_of('create_branch') eq 'undone' }), 
 like(ctl(q{SELECT error FROM neon_controller.operations WHERE kind = 'create_branch' ORDER BY id DESC LIMIT 1}), qr/canceling statement/, 'with its error');
 
 # ---- a node that is away: tried again, and seen
+ctl(q{SET neon.tenant = 'tb'; SELECT neon_drop_endpoint('b')});
 $c->stop('pageserver-1');
 ctl(q{SET neon.tenant = 'tb'; SELECT neon_drop_branch('b', cascade => true)});
 ok($c->poll('it is tried again', 120, sub {
