@@ -64,7 +64,8 @@ extern XLogRecPtr ps_timeline_disk_consistent_lsn(PsTimeline *tl);
 extern uint64 ps_timeline_system_id(PsTimeline *tl);
 extern uint32 ps_timeline_wal_segment_bytes(PsTimeline *tl);
 /* Waits with interrupts until last_record_lsn >= lsn; ERROR (57014-like NE0xx with hint) after neon_pageserver.wait_lsn_timeout. */
-extern void ps_timeline_wait_lsn(PsTimeline *tl, XLogRecPtr lsn);
+extern bool ps_timeline_has_history(PsTimeline *tl);	/* ancestors are ingested up to where it began */
+extern void ps_timeline_wait_lsn(PsTimeline *tl, XLogRecPtr lsn);	/* and for that */
 
 /* ---- store, reading (ps_read.c): any backend.  lsn bounds are inclusive ---- */
 /* Newest first down to a WILL_INIT version, through ancestors.  `floor`: versions at or below it are not looked at (0 = none). */

@@ -145,7 +145,7 @@ release_held(Compaction *c)
 {
 	uint8		page[BLCKSZ];
 
-	if (c->nheld == IMAGE_RECORDS && ps_image_at(c->tl, &c->key, c->held[0].lsn, page))
+	if (c->nheld == IMAGE_RECORDS && ps_timeline_has_history(c->tl) && ps_image_at(c->tl, &c->key, c->held[0].lsn, page))
 	{
 		c->held[0].flags = PS_VALUE_IMAGE | PS_VALUE_WILL_INIT;
 		c->held[0].len = BLCKSZ;

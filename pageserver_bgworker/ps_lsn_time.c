@@ -83,7 +83,9 @@ neon_ps_lsn_at(PG_FUNCTION_ARGS)
 {
 	PsTimeline *tl = ps_timeline_open(text_to_cstring(PG_GETARG_TEXT_PP(0)), text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	XLogRecPtr	now = ps_timeline_last_record_lsn(tl);
-	XLogRecPtr	lsn = before_commit_after(tl, PG_GETARG_TIMESTAMPTZ(2));
+	XLogRecPtr	lsn;
 
+	ps_timeline_wait_lsn(tl, now);	/* its history */
+	lsn = before_commit_after(tl, PG_GETARG_TIMESTAMPTZ(2));
 	PG_RETURN_LSN(lsn == InvalidXLogRecPtr ? now : lsn);
 }

@@ -105,7 +105,7 @@ choose_lsn(PageStream *s, const neon_ps_request *req)
 				 errmsg("request_lsn %X/%08X is below the timeline's start %X/%08X",
 						LSN_FORMAT_ARGS(req->request_lsn), LSN_FORMAT_ARGS(ps_timeline_start_lsn(s->tl))),
 				 errhint("Ask the branch it began from.")));
-	if (last < req->not_modified_since)
+	if (last < req->not_modified_since || !ps_timeline_has_history(s->tl))
 	{
 		ps_copyboth_flush(&s->cb);	/* what is answered need not wait for WAL */
 		s->answer_start = 0;

@@ -204,8 +204,21 @@ check_client(void)
 	CHECK_FOR_INTERRUPTS();
 }
 
-void
-ps_timeline_wait_lsn(PsTimeline *tl, XLogRecPtr lsn)
+/*
+ * After a crash a timeline goes on from disk_consistent_lsn, and so does its ancestor: until that has been ingested again up to the
+ * branch point, what is read through it would be older than the branch.
+ */
+bool
+ps_timeline_has_history(PsTimeline *tl)
+{
+	for (PsTimeline *ancestor = ps_timeline_ancestor(tl); ancestor != NULL; tl = ancestor, ancestor = ps_timeline_ancestor(tl))
+		if (ps_timeline_last_record_lsn(ancestor) < tl->start_lsn)
+			return false;
+	return true;
+}
+
+static void
+wait_lsn(PsTimeline *tl, XLogRecPtr lsn)
 {
 	uint32		incarnation = ps_timeline_incarnation(tl);
 	TimestampTz deadline;
@@ -233,6 +246,16 @@ ps_timeline_wait_lsn(PsTimeline *tl, XLogRecPtr lsn)
 		check_client();
 	}
 	ConditionVariableCancelSleep();
+}
+
+void
+ps_timeline_wait_lsn(PsTimeline *tl, XLogRecPtr lsn)
+{
+	PsTimeline *child = tl;
+
+	for (PsTimeline *ancestor = ps_timeline_ancestor(child); ancestor != NULL; child = ancestor, ancestor = ps_timeline_ancestor(child))
+		wait_lsn(ancestor, child->start_lsn);
+	wait_lsn(tl, lsn);
 }
 
 /* The first caller loads the table; others wait for it on the lock. */

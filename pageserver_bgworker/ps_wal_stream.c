@@ -578,6 +578,12 @@ work_link(PsWalStream *s)
 		case LINK_CLOSED:
 			if (s->nsafekeepers == 0 || now < s->retry_at)
 				return;
+			/* ingest reads what it changes, through the ancestor too */
+			if (!ps_timeline_has_history(s->tl))
+			{
+				s->retry_at = now + MIN_RETRY_MS * INT64CONST(1000);
+				return;
+			}
 			start_link(s, l, l->safekeeper);
 			s->status->state = PS_INGEST_CONNECTING;
 			break;
