@@ -152,6 +152,24 @@ walk_files(PsTimeline *tl, PsWalk *walk, XLogRecPtr hi, uint64 generation)
 	return true;
 }
 
+/*
+ * Readers wait until ancestors have been ingested up to where their branches begin (ps_timeline_wait_lsn); whoever forgets to must not get
+ * what is older than the branch.
+ */
+static PsTimeline *
+ancestor_with_history(PsTimeline *tl)
+{
+	PsTimeline *ancestor = ps_timeline_ancestor(tl);
+
+	if (ancestor != NULL && ps_timeline_last_record_lsn(ancestor) < tl->start_lsn)
+		ereport(ERROR,
+				(errcode(ERRCODE_CANNOT_CONNECT_NOW),
+				 errmsg("the ancestor of the timeline is at %X/%08X and has yet to be ingested again up to %X/%08X, where the branch begins",
+						LSN_FORMAT_ARGS(ps_timeline_last_record_lsn(ancestor)), LSN_FORMAT_ARGS(tl->start_lsn)),
+				 errhint("Try again; see neon_pageserver.timelines for its progress.")));
+	return ancestor;
+}
+
 static void
 walk_versions(PsTimeline *tl, PsWalk *walk, XLogRecPtr hi)
 {
@@ -164,7 +182,7 @@ walk_versions(PsTimeline *tl, PsWalk *walk, XLogRecPtr hi)
 			!walk_files(tl, walk, files_hi, generation))
 			return;
 		hi = Min(hi, tl->start_lsn);
-		tl = ps_timeline_ancestor(tl);
+		tl = hi > walk->lo ? ancestor_with_history(tl) : NULL;
 	}
 }
 
@@ -436,7 +454,7 @@ ps_scan(PsTimeline *tl, const neon_key *from, const neon_key *to, XLogRecPtr lsn
 	long		n;
 	long		i = 0;
 
-	for (; tl != NULL; tl = ps_timeline_ancestor(tl))
+	for (; tl != NULL; tl = ancestor_with_history(tl))
 	{
 		scan_timeline(tl, from, to, lsn, found, context);
 		lsn = Min(lsn, tl->start_lsn);
