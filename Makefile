@@ -11,7 +11,7 @@
 PG_CONFIG ?= pg_config
 SHELL := /bin/bash
 COMPONENTS := $(patsubst %/Makefile,%,$(wildcard neon_smgr/Makefile neon_walproposer/Makefile pageserver_bgworker/Makefile \
-	safekeeper_bgworker/Makefile storage_controller/Makefile compute_tools/Makefile proxy/Makefile))
+	safekeeper_bgworker/Makefile storage_controller/Makefile storage_broker/Makefile compute_tools/Makefile proxy/Makefile))
 NEON_DIR ?= /var/tmp/neon-demo
 
 DEPS := build-essential clang-14 libclang-rt-14-dev postgresql-15 postgresql-client-15 postgresql-server-dev-15 libpq-dev \

@@ -31,7 +31,7 @@
 
 #include "neon_wal.h"
 #include "sk.h"
-#include "sk_stream.h"
+#include "neon_copy_stream.h"
 #include "sk_walfile.h"
 
 #define MAX_BATCH_BYTES		(4 * 1024 * 1024)	/* then others may have the lock, and the proposer its answer */
@@ -46,7 +46,7 @@ typedef struct Push
 	uint64		generation;		/* of the slot, when we found it */
 	uint64		session;
 	neon_acceptor_session state;
-	SkStream	stream;
+	NeonStream	stream;
 	SkWal		wal;
 	neon_wal_reader reader;
 	bool		locked;
@@ -293,7 +293,7 @@ queue_reply(Push *p, neon_writer *w)
 {
 	if (!w->ok)
 		elog(ERROR, "consensus message does not fit its buffer");
-	memcpy(sk_stream_reserve(&p->stream, (int) w->len), w->buf, w->len);
+	memcpy(neon_stream_reserve(&p->stream, (int) w->len), w->buf, w->len);
 }
 
 /* Flush, acknowledge, let others in, send. */
@@ -313,7 +313,7 @@ end_batch(Push *p)
 		sk_slot_unlock(p->slot);
 		p->locked = false;
 	}
-	(void) sk_stream_flush(&p->stream);
+	(void) neon_stream_flush(&p->stream);
 	if (p->refused)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -365,21 +365,21 @@ serve(Push *p)
 	for (;;)
 	{
 		CHECK_FOR_INTERRUPTS();
-		switch (sk_stream_next(&p->stream, &data, &len))
+		switch (neon_stream_next(&p->stream, &data, &len))
 		{
-			case SK_STREAM_NOTHING:
+			case NEON_STREAM_NOTHING:
 				end_batch(p);
-				sk_stream_wait(-1);
+				neon_stream_wait(-1);
 				break;
-			case SK_STREAM_DATA:
+			case NEON_STREAM_DATA:
 				handle_message(p, data, len);
 				break;
-			case SK_STREAM_DONE:
+			case NEON_STREAM_DONE:
 				end_batch(p);
-				if (!sk_stream_end(&p->stream))
+				if (!neon_stream_end(&p->stream))
 					proc_exit(0);
 				return;
-			case SK_STREAM_CLOSED:
+			case NEON_STREAM_CLOSED:
 				/* What arrived is handled all the same: it costs nothing and may help a quorum. */
 				end_batch(p);
 				proc_exit(0);
@@ -407,28 +407,10 @@ close_push(Push *p)
 	release_push(p);
 	sk_wal_close(&p->wal);
 	neon_wal_reader_free(&p->reader);
-	sk_stream_free(&p->stream);
+	neon_stream_free(&p->stream);
 }
 
 /* ---- the procedure ---- */
-
-/* End the CALL's transaction: a stream may live for months. */
-static void
-leave_transaction(FunctionCallInfo fcinfo)
-{
-	if (fcinfo->context == NULL || !IsA(fcinfo->context, CallContext) || castNode(CallContext, fcinfo->context)->atomic)
-		ereport(ERROR,
-				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("wal_push cannot run inside a transaction block"),
-				 errhint("Send CALL by itself.")));
-	SPI_connect_ext(SPI_OPT_NONATOMIC);
-	SPI_commit();
-	SPI_finish();
-	if (get_timeout_active(STATEMENT_TIMEOUT))
-		disable_timeout(STATEMENT_TIMEOUT, false);
-	CommitTransactionCommand();
-	pgstat_report_stat(true);
-}
 
 static SkSlot *
 find_timeline(const neon_id *tenant, const neon_id *timeline, uint64 *generation)
@@ -477,10 +459,10 @@ neon_safekeeper_wal_push(PG_FUNCTION_ARGS)
 		p->session = pg_atomic_fetch_add_u64(&sk_shared->next_session, 1);
 		sk_wal_init(&p->wal, &tenant, &timeline, p->slot->wal_segment_bytes);
 		neon_wal_reader_init(&p->reader, p->slot->wal_segment_bytes, sk_realloc, NULL);
-		leave_transaction(fcinfo);
+		neon_stream_leave_transaction(fcinfo, "wal_push");
 		MemoryContextSwitchTo(context);
 		current_push = p;
-		sk_stream_begin(&p->stream);
+		neon_stream_begin(&p->stream);
 		serve(p);
 		close_push(p);
 		StartTransactionCommand();
@@ -490,7 +472,7 @@ neon_safekeeper_wal_push(PG_FUNCTION_ARGS)
 		/* What a transaction's abort would do: there may be none. */
 		LWLockReleaseAll();
 		release_push(p);
-		sk_stream_abandon(&p->stream);
+		neon_stream_abandon(&p->stream);
 		close_push(p);
 		/* The error is handled by those who expect the CALL's transaction to be there. */
 		if (!IsTransactionState())

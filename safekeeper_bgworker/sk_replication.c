@@ -34,7 +34,7 @@
 #include "utils/timeout.h"
 
 #include "sk.h"
-#include "sk_stream.h"
+#include "neon_copy_stream.h"
 
 #define MAX_COMMAND_BYTES	(64 * 1024)
 #define MAX_TOKENS			32
@@ -398,7 +398,7 @@ read_type(void)
 
 	pq_startmsgread();
 	while ((r = pq_getbyte_if_available(&type)) == 0)
-		sk_stream_wait(-1);
+		neon_stream_wait(-1);
 	return r < 0 ? EOF : type;
 }
 

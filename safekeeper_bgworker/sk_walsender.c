@@ -25,7 +25,7 @@
 #include "utils/timestamp.h"
 
 #include "sk.h"
-#include "sk_stream.h"
+#include "neon_copy_stream.h"
 #include "sk_walfile.h"
 
 #define MAX_SEND_BYTES		(16 * XLOG_BLCKSZ)
@@ -39,7 +39,7 @@ typedef struct Sender
 	uint64		generation;
 	neon_term	term;			/* 0: committed WAL only */
 	XLogRecPtr	sent_lsn;
-	SkStream	stream;
+	NeonStream	stream;
 	SkWal		wal;
 	TimestampTz last_reply;
 	bool		keepalive_asked;	/* a reply was asked for and is awaited */
@@ -106,7 +106,7 @@ put_u64(char *to, uint64 value)
 static void
 send_keepalive(Sender *s, bool ask_reply)
 {
-	char	   *p = sk_stream_reserve(&s->stream, KEEPALIVE_BYTES);
+	char	   *p = neon_stream_reserve(&s->stream, KEEPALIVE_BYTES);
 
 	/* The walsender's keepalive says how far it sent; ours is never above what may be read, also if the client asked for more. */
 	p[0] = 'k';
@@ -129,7 +129,7 @@ send_wal(Sender *s, XLogRecPtr end)
 	if (begin + want < end)
 		want -= (begin + want) % XLOG_BLCKSZ;
 	want = Min(want, s->wal.segment_bytes - XLogSegmentOffset(begin, s->wal.segment_bytes));
-	p = sk_stream_reserve(&s->stream, WAL_HEADER_BYTES + (int) want);
+	p = neon_stream_reserve(&s->stream, WAL_HEADER_BYTES + (int) want);
 	p[0] = 'w';
 	put_u64(p + 1, begin);
 	put_u64(p + 9, end);
@@ -163,7 +163,7 @@ send_available(Sender *s)
 				(void) readable_end(s);
 			}
 		}
-		(void) sk_stream_flush(&s->stream);
+		(void) neon_stream_flush(&s->stream);
 		budget -= Min(budget, s->sent_lsn - before);
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -192,16 +192,16 @@ handle_input(Sender *s)
 
 	for (;;)
 	{
-		switch (sk_stream_next(&s->stream, &data, &len))
+		switch (neon_stream_next(&s->stream, &data, &len))
 		{
-			case SK_STREAM_NOTHING:
+			case NEON_STREAM_NOTHING:
 				return false;
-			case SK_STREAM_DATA:
+			case NEON_STREAM_DATA:
 				handle_reply(s, data, len);
 				break;
-			case SK_STREAM_DONE:
+			case NEON_STREAM_DONE:
 				return true;
-			case SK_STREAM_CLOSED:
+			case NEON_STREAM_CLOSED:
 				proc_exit(0);
 		}
 	}
@@ -241,10 +241,10 @@ stream(Sender *s)
 		timeout_ms = check_timeout(s);
 		if (s->keepalive_wanted)
 			send_keepalive(s, false);
-		(void) sk_stream_flush(&s->stream);
+		(void) neon_stream_flush(&s->stream);
 		if (s->sent_lsn < readable_end(s))
 			continue;
-		sk_stream_wait(timeout_ms);
+		neon_stream_wait(timeout_ms);
 	}
 }
 
@@ -269,9 +269,9 @@ sk_send_wal(SkSlot *slot, uint64 generation, XLogRecPtr start, neon_term term)
 	sk_sender_register(slot, term != 0);
 	PG_TRY();
 	{
-		sk_stream_begin(&s.stream);
+		neon_stream_begin(&s.stream);
 		stream(&s);
-		if (!sk_stream_end(&s.stream))
+		if (!neon_stream_end(&s.stream))
 			proc_exit(0);
 	}
 	PG_CATCH();
@@ -280,12 +280,12 @@ sk_send_wal(SkSlot *slot, uint64 generation, XLogRecPtr start, neon_term term)
 		LWLockReleaseAll();
 		sk_sender_unregister();
 		sk_wal_close(&s.wal);
-		sk_stream_abandon(&s.stream);
-		sk_stream_free(&s.stream);
+		neon_stream_abandon(&s.stream);
+		neon_stream_free(&s.stream);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
 	sk_sender_unregister();
 	sk_wal_close(&s.wal);
-	sk_stream_free(&s.stream);
+	neon_stream_free(&s.stream);
 }

@@ -5,6 +5,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "neon_broker.h"
 #include "neon_layer.h"
 #include "neon_pagestream.h"
 #include "neon_wal.h"
@@ -124,6 +125,33 @@ pagestream_seeds(void)
 	}
 }
 
+static void
+broker_seeds(void)
+{
+	static const char tags[] = "PUGBSRA";
+
+	for (int i = 0; i < 7; i++)
+	{
+		neon_broker_builder b;
+		bytes		out;
+
+		if (i >= 3)
+			out.len = neon_broker_encode_bare((neon_broker_tag) tags[i], 2, out.p);
+		else
+		{
+			neon_broker_start(&b, (neon_broker_tag) tags[i], out.p);
+			for (uint32_t n = 1; n <= 3; n++)
+			{
+				neon_broker_entry e = {.node_id = n,.tenant = {{1}},.timeline = {{2}},.term = n,.commit_lsn = 1000,.address = "127.0.0.1:5432"};
+
+				(void) neon_broker_add(&b, &e);
+			}
+			out.len = neon_broker_finish(&b);
+		}
+		save("fuzz_broker", i, &out);
+	}
+}
+
 /* Scripts for the acceptor: greetings, elections and appends that succeed, in an order that a fixed generator chooses. */
 static void
 consensus_seeds(void)
@@ -234,6 +262,7 @@ main(int argc, char **argv)
 	directory = argv[1];
 	layer_seeds();
 	pagestream_seeds();
+	broker_seeds();
 	consensus_seeds();
 	parse_seeds();
 	reader_seeds();

@@ -1,5 +1,5 @@
 /*
- * sk_stream.c - CopyData messages over the client's connection, with buffers of our own.
+ * neon_copy_stream.c - CopyData messages over the client's connection, with buffers of our own.
  *
  * The server's own pq_getbyte and pq_putmessage copy each message through 8 kB buffers.  Here whole batches of
  * messages are read with one secure_read and written with one secure_write, so TLS works as usual.
@@ -12,10 +12,13 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
+#include "executor/spi.h"
 #include "libpq/libpq.h"
 #include "libpq/libpq-be.h"
 #include "libpq/pqformat.h"
 #include "miscadmin.h"
+#include "nodes/parsenodes.h"
 #include "pgstat.h"
 #include "port/pg_bswap.h"
 #include "postmaster/interrupt.h"
@@ -27,20 +30,38 @@
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/timeout.h"
 #include "utils/timestamp.h"
 
-#include "sk_stream.h"
+#include "neon_copy_stream.h"
 
 #define HEADER_BYTES 5			/* type, int32 length that includes itself */
 
 void
-sk_stream_begin(SkStream *s)
+neon_stream_leave_transaction(FunctionCallInfo fcinfo, const char *name)
+{
+	if (fcinfo->context == NULL || !IsA(fcinfo->context, CallContext) || castNode(CallContext, fcinfo->context)->atomic)
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("%s cannot run inside a transaction block", name),
+				 errhint("Send CALL by itself.")));
+	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	SPI_commit();
+	SPI_finish();
+	if (get_timeout_active(STATEMENT_TIMEOUT))
+		disable_timeout(STATEMENT_TIMEOUT, false);
+	CommitTransactionCommand();
+	pgstat_report_stat(true);
+}
+
+void
+neon_stream_begin(NeonStream *s)
 {
 	StringInfoData b;
 
 	memset(s, 0, sizeof(*s));
-	s->context = AllocSetContextCreate(TopMemoryContext, "safekeeper stream", ALLOCSET_DEFAULT_SIZES);
-	s->in_cap = s->out_cap = SK_STREAM_BUFFER_BYTES;
+	s->context = AllocSetContextCreate(TopMemoryContext, "stream of copy data", ALLOCSET_DEFAULT_SIZES);
+	s->in_cap = s->out_cap = NEON_STREAM_BUFFER_BYTES;
 	s->in = MemoryContextAlloc(s->context, s->in_cap);
 	s->out = MemoryContextAlloc(s->context, s->out_cap);
 
@@ -52,7 +73,7 @@ sk_stream_begin(SkStream *s)
 }
 
 void
-sk_stream_free(SkStream *s)
+neon_stream_free(NeonStream *s)
 {
 	if (s->context)
 		MemoryContextDelete(s->context);
@@ -61,7 +82,7 @@ sk_stream_free(SkStream *s)
 
 /* Sleep until the client sent something, our latch is set or the time is over; serve interrupts. */
 void
-sk_stream_wait(long timeout_ms)
+neon_stream_wait(long timeout_ms)
 {
 	WaitEvent	ev;
 	int			n;
@@ -87,7 +108,7 @@ sk_stream_wait(long timeout_ms)
 
 /* Move what is left to the buffer's start and make it hold need_bytes. */
 static void
-make_room(SkStream *s, int need_bytes)
+make_room(NeonStream *s, int need_bytes)
 {
 	if (s->in_start > 0)
 	{
@@ -104,7 +125,7 @@ make_room(SkStream *s, int need_bytes)
 
 /* Read what is there, limit bytes at most, without waiting: 1 something came, 0 nothing, -1 closed. */
 static int
-read_some(SkStream *s, int limit)
+read_some(NeonStream *s, int limit)
 {
 	ssize_t		n;
 
@@ -138,8 +159,8 @@ read_some(SkStream *s, int limit)
 /*
  * The next message, if one has arrived completely.  *data stays valid until the next call.  Never waits.
  */
-SkStreamResult
-sk_stream_next(SkStream *s, char **data, int *len)
+NeonStreamResult
+neon_stream_next(NeonStream *s, char **data, int *len)
 {
 	for (;;)
 	{
@@ -153,11 +174,11 @@ sk_stream_next(SkStream *s, char **data, int *len)
 
 			memcpy(&msg_len, msg + 1, 4);
 			msg_len = pg_ntoh32(msg_len);
-			if (msg_len < 4 || msg_len > SK_STREAM_MAX_MESSAGE_BYTES)
+			if (msg_len < 4 || msg_len > NEON_STREAM_MAX_MESSAGE_BYTES)
 				ereport(FATAL,
 						(errcode(ERRCODE_PROTOCOL_VIOLATION),
 						 errmsg("message of %u bytes on the stream, expected 4 to %d",
-								msg_len, SK_STREAM_MAX_MESSAGE_BYTES)));
+								msg_len, NEON_STREAM_MAX_MESSAGE_BYTES)));
 			need = (int) msg_len + 1;
 			if (have >= need)
 			{
@@ -167,11 +188,11 @@ sk_stream_next(SkStream *s, char **data, int *len)
 				switch (msg[0])
 				{
 					case 'd':
-						return SK_STREAM_DATA;
+						return NEON_STREAM_DATA;
 					case 'c':
-						return SK_STREAM_DONE;
+						return NEON_STREAM_DONE;
 					case 'X':
-						return SK_STREAM_CLOSED;
+						return NEON_STREAM_CLOSED;
 					case 'f':
 						ereport(ERROR,
 								(errcode(ERRCODE_QUERY_CANCELED),
@@ -194,16 +215,16 @@ sk_stream_next(SkStream *s, char **data, int *len)
 		switch (read_some(s, s->in_cap - s->in_end))
 		{
 			case 0:
-				return SK_STREAM_NOTHING;
+				return NEON_STREAM_NOTHING;
 			case -1:
-				return SK_STREAM_CLOSED;
+				return NEON_STREAM_CLOSED;
 		}
 	}
 }
 
 /* Room for one CopyData's payload in the output buffer; the header is filled in.  Flushes when the buffer is full. */
 char *
-sk_stream_reserve(SkStream *s, int payload_bytes)
+neon_stream_reserve(NeonStream *s, int payload_bytes)
 {
 	int			need = payload_bytes + HEADER_BYTES;
 	uint32		n;
@@ -211,7 +232,7 @@ sk_stream_reserve(SkStream *s, int payload_bytes)
 
 	if (s->out_len + need > s->out_cap)
 	{
-		(void) sk_stream_flush(s);
+		(void) neon_stream_flush(s);
 		if (need > s->out_cap)
 		{
 			s->out = repalloc(s->out, need);
@@ -258,7 +279,7 @@ wait_writeable(TimestampTz since)
 
 /* Send all of it.  False: the connection is gone, which the next read will say again. */
 bool
-sk_stream_flush(SkStream *s)
+neon_stream_flush(NeonStream *s)
 {
 	TimestampTz since = 0;
 	int			off = 0;
@@ -292,11 +313,11 @@ sk_stream_flush(SkStream *s)
 
 /* Answer CopyDone with CopyDone.  False: the client has gone; the caller ends the process. */
 bool
-sk_stream_end(SkStream *s)
+neon_stream_end(NeonStream *s)
 {
 	int			left = s->in_end - s->in_start;
 
-	if (!sk_stream_flush(s))
+	if (!neon_stream_flush(s))
 		return false;
 	if (left > 0 && s->in[s->in_start] == 'X')
 		return false;
@@ -314,7 +335,7 @@ sk_stream_end(SkStream *s)
  * of is read to its end and thrown away; whole messages that the client sends after it the server ignores by itself.
  */
 void
-sk_stream_abandon(SkStream *s)
+neon_stream_abandon(NeonStream *s)
 {
 	if (s->in == NULL)
 		return;
@@ -332,7 +353,7 @@ sk_stream_abandon(SkStream *s)
 
 			memcpy(&msg_len, s->in + s->in_start + 1, 4);
 			msg_len = pg_ntoh32(msg_len);
-			if (msg_len < 4 || msg_len > SK_STREAM_MAX_MESSAGE_BYTES || s->in[s->in_start] == 'X')
+			if (msg_len < 4 || msg_len > NEON_STREAM_MAX_MESSAGE_BYTES || s->in[s->in_start] == 'X')
 				proc_exit(0);
 			need = (int) msg_len + 1;
 			if (have >= need)
@@ -347,7 +368,7 @@ sk_stream_abandon(SkStream *s)
 			case 0:
 				/* A cancel has nothing left to cancel, and no error may be thrown out of the handler of another. */
 				HOLD_CANCEL_INTERRUPTS();
-				sk_stream_wait(-1);
+				neon_stream_wait(-1);
 				RESUME_CANCEL_INTERRUPTS();
 				break;
 			case -1:
