@@ -30,7 +30,7 @@ for my $b (qw(dev dev2))
 	$asked{$b} = IPC::Run::start([ 'psql', '-X', '-q', '-A', '-t', '-v', 'ON_ERROR_STOP=1', '-c', $b eq 'dev' ? "SELECT neon_start_endpoint('dev')" : "SELECT neon_create_endpoint('dev2')",
 		$c->node_uri('controller') ], '<', '/dev/null', '>', \my $out, '2>', \my $err, IPC::Run::timeout(300));
 }
-sleep 5;
+sleep 25;	# time enough to be served what should not be
 $c->node_sql('pageserver-1', "SELECT neon_pageserver.set_safekeepers(tenant, timeline, '$safekeepers') FROM neon_pageserver.timelines WHERE timeline = '$main'");
 for my $b (qw(dev dev2)) { $asked{$b}->finish; is($asked{$b}->result(0), 0, "endpoint $b starts when its ancestor is there"); }
 is($c->sql('dev', 'SELECT sum(a), count(*) FROM t'), '100|100', 'a branch has what its ancestor had then');
