@@ -255,6 +255,7 @@ sk_slot_publish(SkSlot *slot)
 	pg_atomic_write_u64(&slot->last_log_term,
 						neon_history_last_term(&a->history, pg_atomic_read_u64(&slot->flush_lsn)));
 	pg_atomic_write_u64(&slot->serving_term, neon_acceptor_serves_term(a, a->term) ? a->term : 0);
+	pg_write_barrier();			/* who reads a commit_lsn and then last_log_term gets that one's or a later one's (sk_broker.c) */
 	pg_atomic_write_u64(&slot->commit_lsn, a->commit_lsn);
 	pg_atomic_write_u64(&slot->persisted_commit_lsn, a->persisted_commit_lsn);
 	if (wake)
