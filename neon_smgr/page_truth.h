@@ -32,7 +32,7 @@ typedef enum TruthCounter
 	TRUTH_VERIFIED_BEHIND,		/* as of their own LSN, since they were truncated or dropped meanwhile */
 	TRUTH_MISMATCHES,
 	TRUTH_SKIPPED_FSM,			/* no claim is made of the free space map */
-	TRUTH_SKIPPED_BUILD,		/* not logged yet: compared when it is written again or released */
+	TRUTH_SKIPPED_BUILD,		/* not logged yet: compared when it is written again or released, unless its relation is dropped then */
 	TRUTH_SKIPPED_NEWER,		/* released, but shared_buffers has it: compared when it leaves */
 	TRUTH_SKIPPED_MAP,			/* pinned visibility map page released: was compared when it was written */
 	TRUTH_SKIPPED_PROPOSER,		/* written by the proposer with the queue full: it must not wait for itself */

@@ -21,7 +21,8 @@
  * What is not compared at once: the free space map (no claim); pages of an index build, which are not logged yet.  Pinned pages
  * are compared when they are written, since the masks know of command ids, and again when the release worker lets go of
  * them, as of their own LSN: WAL must imply them by then.  A page of an index build is compared then only if shared_buffers does not
- * have the block: if it does, that is what will be compared.
+ * have the block: if it does, that is what will be compared.  Nor is it when its relation's drop is in WAL and waits for the quorum at
+ * that moment: storage has nothing of it then.
  *
  * Lock: one LWLock over head and the file's slots, held for a write of 8 KB; taken last.
  * Crash rule: the ring is lost with the instance; the file is below neon/, removed at every start.

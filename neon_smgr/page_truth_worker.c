@@ -173,10 +173,12 @@ was_cut(const TruthEntry *e, const char *ours, const char *theirs, bool absent)
 	PGAlignedBlock page;
 	neon_page_difference d;
 
-	if (e->kind != TRUTH_KIND_WRITTEN)
+	if (e->kind != TRUTH_KIND_WRITTEN && e->kind != TRUTH_KIND_RELEASED_BUILD)
 		return false;
 	if (relation_lookup(&e->rel, &info) && info.floor < e->as_of)
 		return false;
+	if (e->kind == TRUTH_KIND_RELEASED_BUILD)
+		return absent;			/* it has no LSN as of which storage could be asked: its record came after it was written */
 	if (e->fork == NEON_FORK_VM && !absent && info.floor >= e->as_of && map_was_truncated(e, info.floor, ours, theirs))
 		return true;
 	if (!absent && !neon_page_is_empty((const uint8_t *) theirs))
@@ -275,7 +277,7 @@ verify(const TruthEntry *e, const char *ours)
 	{
 		if (was_cut(e, ours, theirs.data, result == READ_ABSENT))
 		{
-			page_truth_count(TRUTH_VERIFIED_BEHIND);
+			page_truth_count(e->kind == TRUTH_KIND_RELEASED_BUILD ? TRUTH_SKIPPED_BUILD : TRUTH_VERIFIED_BEHIND);
 			return;
 		}
 		if (result != READ_ABSENT && e->fork != NEON_FORK_VM && !neon_page_is_empty((uint8_t *) theirs.data))

@@ -120,6 +120,23 @@ cmp_ok(stat_of('verified_empty'), '>', 50, 'and empty ones');
 ok($c->poll('released pages are compared', 60, sub { stat_of('verified_released') > 0 }), 'and pages that ceased to be pinned');
 is(stat_of('skipped_proposer + skipped_stopping + skipped_no_history'), '0', 'none was left out');
 
+# ---- a page of an index build is let go of while the drop of its relation is in WAL and waits for the quorum
+my ($in, $old) = ("BEGIN; SELECT txid_current();\n", '');
+my $holder = IPC::Run::start([ 'psql', '-XAtq', $uri ], '<', \$in, '>', \$old, '2>&1', IPC::Run::timeout(240));
+$holder->pump until $old =~ /\d+\n/;		# older than the index: its build is not over as long as this runs
+$c->sql('main', 'CREATE UNLOGGED TABLE gone (a int PRIMARY KEY)');
+$c->stop($_, '-m', 'immediate') for qw(safekeeper-2 safekeeper-3);
+my $drop = IPC::Run::start([ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-c', 'DROP TABLE gone', $uri ], '>', \my $dropped, '2>', \my $drop_error, IPC::Run::timeout(240));
+ok($c->poll('it waits', 90, sub { $c->sql('main', q{SELECT count(*) FROM pg_stat_activity WHERE query = 'DROP TABLE gone' AND wait_event = 'SyncRep'}) eq '1' }), 'a drop waits for the quorum');
+my $released = $c->sql('main', 'SELECT pins_released FROM pg_stat_neon_page_cache');
+$in .= "ROLLBACK;\n\\q\n";
+$holder->finish;
+ok($c->poll('it goes', 90, sub { $c->sql('main', 'SELECT pins_released FROM pg_stat_neon_page_cache') > $released }), 'meanwhile its pages cease to be pinned');
+$c->start($_) for qw(safekeeper-2 safekeeper-3);
+$drop->finish;
+is($drop->result(0), 0, 'the drop ends') or diag($drop_error);
+check('a dropped relation');
+
 # ---- with a queue of 16 pages writers wait, and nothing is left out
 settings('{"shared_buffers": "1MB", "neon.file_cache_size_limit": "0", "max_connections": "30", "neon.page_truth": "on", "neon.page_truth_queue": "16"}');
 $c->sql('main', "INSERT INTO t SELECT i, 1, ARRAY['q'], point(i, i), 'q' FROM generate_series(20000, 26000) i; UPDATE t SET n = 5");
