@@ -143,7 +143,7 @@ begin_snapshot(Session *s)
 	s->in_snapshot = true;
 }
 
-/* True: there is nothing more for now. */
+/* True: the subscriber has seen every change there is. */
 static bool
 send_changes(Session *s)
 {

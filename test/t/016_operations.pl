@@ -121,14 +121,14 @@ sub prepare
 # ---- the controller dies while each kind is at one of its steps; 0 is the end, when only the commit is missing
 for my $round (1 .. $rounds)
 {
-	$_->{todo} = [ 1 .. $_->{steps}, 0 ] for values %kind;
+	$_->{stops} = [ 1 .. $_->{steps}, 0 ] for values %kind;
 	# in short: what is there after the first step of the longest is there after its second, and more
-	shift @{ $kind{reset_branch}{todo} } if $rounds == 1;
-	while (my @kinds = grep { @{ $kind{$_}{todo} } } sort keys %kind)
+	shift @{ $kind{reset_branch}{stops} } if $rounds == 1;
+	while (my @kinds = grep { @{ $kind{$_}{stops} } } sort keys %kind)
 	{
 		prepare();
 		$before = ctl('SELECT max(id) FROM neon_controller.operations');
-		$kind{$_}{at} = shift @{ $kind{$_}{todo} } for @kinds;
+		$kind{$_}{at} = shift @{ $kind{$_}{stops} } for @kinds;
 		my $when = join ', ', map { "$_ at $kind{$_}{at}" } @kinds;
 		ask($_, $kind{$_}{at}) for @kinds;
 		ok($c->poll($when, 180, sub { ctl(q{SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'}) == @kinds }), $when)
