@@ -12,12 +12,10 @@
 #include "ps_copyboth.h"
 
 #include "access/xact.h"
-#include "executor/spi.h"
 #include "libpq/libpq.h"
 #include "libpq/libpq-be.h"
 #include "libpq/pqformat.h"
 #include "miscadmin.h"
-#include "nodes/parsenodes.h"
 #include "pgstat.h"
 #include "port/pg_bswap.h"
 #include "postmaster/interrupt.h"
@@ -25,7 +23,8 @@
 #include "storage/latch.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
-#include "utils/timeout.h"
+
+#include "neon_copy_stream.h"
 
 #define BUFFER_BYTES		(512 * 1024)
 #define MIN_READ_BYTES		(64 * 1024)
@@ -33,30 +32,12 @@
 #define SEND_BYTES			(64 * 1024)	/* what was answered is sent, so that the client works on it meanwhile */
 #define HEADER_BYTES		5		/* type, and length that counts itself */
 
-static void
-leave_transaction(FunctionCallInfo fcinfo)
-{
-	if (fcinfo->context == NULL || !IsA(fcinfo->context, CallContext) ||
-		castNode(CallContext, fcinfo->context)->atomic)
-		ereport(ERROR,
-				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("this procedure cannot be called inside a transaction block"),
-				 errhint("Send CALL by itself.")));
-	SPI_connect_ext(SPI_OPT_NONATOMIC);
-	SPI_commit();
-	SPI_finish();
-	if (get_timeout_active(STATEMENT_TIMEOUT))
-		disable_timeout(STATEMENT_TIMEOUT, false);
-	CommitTransactionCommand();
-	pgstat_report_stat(true);
-}
-
 void
 ps_copyboth_begin(PsCopyBoth *cb, FunctionCallInfo fcinfo)
 {
 	StringInfoData b;
 
-	leave_transaction(fcinfo);
+	neon_stream_leave_transaction(fcinfo, "this procedure");
 	memset(cb, 0, sizeof(*cb));
 	cb->in_bytes = cb->out_bytes = BUFFER_BYTES;
 	cb->in = MemoryContextAlloc(TopMemoryContext, cb->in_bytes);

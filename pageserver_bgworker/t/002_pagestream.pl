@@ -101,7 +101,7 @@ is($answers->[0], '1', 'others are served');
 
 # ---- who may call
 my ($rc, $o, $e) = $node->psql('postgres', "BEGIN; CALL neon_pageserver.pagestream('$t', '$root')");
-like($e, qr/cannot be called inside a transaction block/, 'not inside a transaction');
+like($e, qr/cannot run inside a transaction block/, 'not inside a transaction');
 my $other = 'b' x 32;
 $node->safe_psql('postgres', "SELECT neon_pageserver.create_tenant('$other', 'secret')");
 my $denied = qr/permission denied for tenant/;

@@ -90,13 +90,13 @@ for my $args ('NULL, NULL', "'$t', NULL", "NULL, '$tl'")
 $s = node_as($c, $ps, 'admin');	# tenants cannot begin one
 $s->query('BEGIN');
 $s->copy_both("CALL neon_pageserver.pagestream('$t', '$tl')");
-refused($c, $s->{error}, 'CALL inside BEGIN', '25001', qr/cannot be called inside a transaction block/, hint => qr/by itself/);
+refused($c, $s->{error}, 'CALL inside BEGIN', '25001', qr/cannot run inside a transaction block/, hint => qr/by itself/);
 is($s->query('ROLLBACK')->{tag}, 'ROLLBACK', 'the transaction can be ended');
 $s->query("CALL neon_pageserver.pagestream('$t', '$tl'); SELECT 1");
 ok(!$s->{copy_both}, 'CALL among other statements opens no stream');
 $s = node_as($c, $ps, 'admin');
 ok(!$s->copy_both("DO \$\$ BEGIN CALL neon_pageserver.pagestream('$t', '$tl'); END \$\$; SELECT 1"), 'nor does CALL in a function, in a transaction');
-refused($c, $s->{error}, 'CALL in a function', '25001', qr/cannot be called inside a transaction block/, node => $ps, pid => $s->{pid});
+refused($c, $s->{error}, 'CALL in a function', '25001', qr/cannot run inside a transaction block/, node => $ps, pid => $s->{pid});
 # the extended protocol
 $s = node_as($c, $ps, $me);
 $s->raw(RawPg::framed('P', "\0CALL neon_pageserver.pagestream('$t', '$tl')\0\0\0") . RawPg::framed('B', "\0\0\0\0\0\0\0\0") . RawPg::framed('E', "\0\0\0\0\0") . RawPg::framed('S', ''));
