@@ -81,6 +81,7 @@ restart_after_crash = off          # a crashed compute starts from nothing
 wal_level = logical
 wal_log_hints = off
 max_prepared_transactions = 100
+max_worker_processes = 11          # the 8 of a stock server, and up to three of our own
 max_wal_senders = 12
 max_replication_slots = 10
 password_encryption = 'scram-sha-256'

@@ -28,6 +28,11 @@ sub ctl { my ($sql) = @_; return $c->node_sql('controller', "SET neon.tenant = '
 sub try_ctl { my ($sql) = @_; return $c->psql_uri($c->node_uri('controller'), "SET neon.tenant = 'default'; $sql"); }
 sub configure { my ($spec) = @_; return ctl("SELECT neon_configure_endpoint('main', '$spec')"); }
 
+# our own background workers take none of those that queries have on a stock server
+like($c->sql('main', q{CREATE TABLE wide AS SELECT i FROM generate_series(1, 100000) i; ALTER TABLE wide SET (parallel_workers = 7);
+	SET max_parallel_workers_per_gather = 7; SET parallel_setup_cost = 0; SET min_parallel_table_scan_size = 0; EXPLAIN (ANALYZE, COSTS off, TIMING off) SELECT sum(i) FROM wide; DROP TABLE wide}),
+	qr/Workers Launched: 7/, 'a query gets as many workers as on a stock server');
+
 my $spec = q({"roles": [{"name": "owner", "password": "secret", "createdb": true}, {"name": "Ann''s", "login": false, "member_of": ["pg_monitor"]}],
 	"databases": [{"name": "app", "owner": "owner"}, {"name": "it''s \"x\""}],
 	"extensions": [{"name": "pgcrypto", "database": "app"}, {"name": "earthdistance", "database": "app"}],
