@@ -5,6 +5,9 @@
  * that the controller is asked again, and only when it cannot be reached what is known goes on to be used.  What does not exist is
  * remembered for a moment, too.  One question about a thing is under way at a time, whoever asks; so with waking.
  *
+ * The workers tell each other what they were told, so that while the controller is away each knows what any of them knew.  What a worker
+ * has from another it never believes without asking: a notification may have overtaken it.
+ *
  * Bounded: neon_proxy.cache_entries of each kind; what was not used for longest goes first, what is in use stays.
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -19,6 +22,7 @@
 
 #define BUCKETS			4096
 #define UNKNOWN_TTL_MS	2000
+#define MAX_TOLD_BYTES	16384	/* what is longer the other workers ask for themselves */
 
 typedef struct EndpointEntry
 {
@@ -38,6 +42,9 @@ static dlist_head endpoint_lru = DLIST_STATIC_INIT(endpoint_lru);
 static dlist_head role_lru = DLIST_STATIC_INIT(role_lru);
 static int	nendpoints;
 static int	nroles;
+
+static void endpoint_told(const char *name, const char *value);
+static void role_told(const char *id, const char *role, const char *value);
 
 /* ---------------------------------------------------------------- tables */
 
@@ -192,6 +199,45 @@ is_away(const px_error *e)
 	return strncmp(e->sqlstate, "08", 2) == 0 || strncmp(e->sqlstate, "57", 2) == 0 || strncmp(e->sqlstate, "53", 2) == 0;
 }
 
+/* ---------------------------------------------------------------- what the other workers know */
+
+static void
+tell_others(PxMessageKind kind, const char *name, const char *role, const char *value)
+{
+	char		text[MAX_TOLD_BYTES];
+	size_t		name_len = strlen(name) + 1;
+	size_t		role_len = strlen(role) + 1;
+	size_t		len = name_len + role_len + strlen(value) + 1;
+
+	if (len > sizeof(text))
+		return;
+	memcpy(text, name, name_len);
+	memcpy(text + name_len, role, role_len);
+	memcpy(text + name_len + role_len, value, len - name_len - role_len);
+	for (int w = 0; w < px_workers; w++)
+		if (w != px.me)
+			px_ipc_send(w, kind, 0, text, len);
+	explicit_bzero(text, len);	/* a secret, perhaps */
+}
+
+/* What tell_others() sent, ended by a zero byte. */
+void
+px_cache_told(PxMessageKind kind, const char *text, size_t len)
+{
+	const char *name = text;
+	size_t		at = strlen(name) + 1;
+	const char *role = text + at;
+	const char *value;
+
+	if (at >= len || (at += strlen(role) + 1) >= len)
+		return;
+	value = text + at;
+	if (kind == PX_MSG_ENDPOINT)
+		endpoint_told(name, value);
+	else
+		role_told(name, role, value);
+}
+
 /* ---------------------------------------------------------------- endpoints */
 
 bool
@@ -265,11 +311,29 @@ endpoint_answer(void *arg, const char *value, const px_error *error)
 
 	e->asking = false;
 	if (error == NULL)
+	{
 		set_endpoint(e, value);
+		if (e->state != PX_ENDPOINT_UNKNOWN)
+			tell_others(PX_MSG_ENDPOINT, e->name, "", value);
+	}
 	else if (e->known)			/* better than nothing; asked again in a second */
 		e->fetched_ms = Max(px.now_ms - px_cache_ttl_ms + 1000, 1);
 	while ((c = next_waiting(&e->waiting)) != NULL)
 		px_login_endpoint_ready(c, e, error && !e->known ? error : NULL);
+}
+
+static void
+endpoint_told(const char *name, const char *value)
+{
+	PxEndpoint *e;
+
+	if (!px_name_valid(name))
+		return;
+	e = endpoint_entry(name);
+	if (!px_endpoint_stale(e) || e->asking || e->waking)
+		return;
+	set_endpoint(e, value);
+	e->fetched_ms = 0;
 }
 
 static void
@@ -368,24 +432,43 @@ role_stale(const PxRole *r)
 }
 
 static void
+set_role(PxRole *r, const char *value)
+{
+	px_secret	fresh;
+	bool		exists = value != NULL && px_secret_parse(value, &fresh);
+
+	if (exists != r->exists || (exists && memcmp(&fresh, &r->secret, sizeof(fresh)) != 0))
+		r->has_password = false;
+	r->exists = exists;
+	if (exists)
+		r->secret = fresh;
+	r->known = true;
+	r->fetched_ms = px.now_ms;
+}
+
+static void
+role_told(const char *id, const char *role, const char *value)
+{
+	PxRole	   *r = role_entry(id, role);
+
+	if (!role_stale(r) || r->asking)
+		return;
+	set_role(r, value);
+	r->fetched_ms = 0;
+}
+
+static void
 role_answer(void *arg, const char *value, const px_error *error)
 {
 	PxRole	   *r = arg;
 	PxClient   *c;
-	px_secret	fresh;
 
 	r->asking = false;
 	if (error == NULL)
 	{
-		bool		exists = value != NULL && px_secret_parse(value, &fresh);
-
-		if (exists != r->exists || (exists && memcmp(&fresh, &r->secret, sizeof(fresh)) != 0))
-			r->has_password = false;
-		r->exists = exists;
-		if (exists)
-			r->secret = fresh;
-		r->known = true;
-		r->fetched_ms = px.now_ms;
+		set_role(r, value);
+		if (r->exists)
+			tell_others(PX_MSG_ROLE, r->id, r->role, value);
 	}
 	else if (r->known)
 		r->fetched_ms = Max(px.now_ms - px_secret_ttl_ms + 1000, 1);

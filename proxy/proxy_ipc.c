@@ -3,7 +3,7 @@
  *
  * Each worker has a socket pair that the postmaster made: everybody may send to one end, the worker reads the other.  Messages keep their
  * bounds (SOCK_SEQPACKET).  What does not fit into a full box is kept and sent again at the next tick, up to a bound; beyond it
- * messages are lost, which every use can bear: a cancel request is a wish, a SHOW has a deadline.
+ * messages are lost, which every use can bear: a cancel request is a wish, a SHOW has a deadline, an answer can be asked for.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -110,6 +110,11 @@ px_ipc_event(void)
 				break;
 			case PX_MSG_COMMAND:
 				px_admin_command((const char *) data);
+				break;
+			case PX_MSG_ENDPOINT:
+			case PX_MSG_ROLE:
+				px_cache_told(h.kind, (const char *) data, len);
+				explicit_bzero(buf, n);
 				break;
 		}
 	}

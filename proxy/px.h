@@ -499,6 +499,15 @@ extern void px_prepared_failed(PxServer *s, const PxRequest *r);
 extern int	px_prepared_count(const PxClient *c);
 
 /* ---- proxy_cache.c ---- */
+typedef enum PxMessageKind
+{
+	PX_MSG_CANCEL,				/* u64 key */
+	PX_MSG_SHOW,				/* text: what is to be shown; answered by PX_MSG_ROWS */
+	PX_MSG_ROWS,				/* one byte: whether these are the last; DataRow messages */
+	PX_MSG_COMMAND,				/* text: PAUSE, RESUME, KILL, RECONNECT, FORGET, and an endpoint's id */
+	PX_MSG_ENDPOINT,			/* three texts: name, "", what the controller said about it */
+	PX_MSG_ROLE					/* three texts: endpoint's id, role, secret */
+} PxMessageKind;
 extern PxEndpoint *px_cache_endpoint(PxClient *c, const char *name);	/* asks when needed; px_login_endpoint_ready() comes back */
 extern PxRole *px_cache_role(PxClient *c, PxEndpoint *e, const char *role);
 extern void px_cache_cancel(PxLookup *l);
@@ -507,6 +516,7 @@ extern void px_cache_endpoint_bad(PxEndpoint *e);
 extern void px_cache_wake(PxEndpoint *e);	/* px_pool_launch() of its pools follows, or px_pool_fail() */
 extern bool px_endpoint_stale(const PxEndpoint *e);
 extern int	px_cache_count(void);
+extern void px_cache_told(PxMessageKind kind, const char *text, size_t len);	/* by another worker; ends with a zero byte */
 extern void px_cache_role_bad(const char *id, const char *role);
 
 /* ---- proxy_controller.c ---- */
@@ -542,13 +552,6 @@ extern void px_cancel_tick(void);
 extern void px_cancel_forget(PxServer *s);
 
 /* ---- proxy_ipc.c ---- */
-typedef enum PxMessageKind
-{
-	PX_MSG_CANCEL,				/* u64 key */
-	PX_MSG_SHOW,				/* text: what is to be shown; answered by PX_MSG_ROWS */
-	PX_MSG_ROWS,				/* one byte: whether these are the last; DataRow messages */
-	PX_MSG_COMMAND				/* text: PAUSE, RESUME, KILL, RECONNECT, FORGET, and an endpoint's id */
-} PxMessageKind;
 extern void px_ipc_event(void);
 extern void px_ipc_send(int worker, PxMessageKind kind, uint64 tag, const void *data, size_t len);
 extern void px_ipc_tick(void);

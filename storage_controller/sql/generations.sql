@@ -46,13 +46,22 @@ BEGIN
 	RETURN g;
 END $$;
 
--- A timeline on a pageserver.  When the pageserver is attached anew meanwhile, the number we had is old: then once more.
+-- Held by whoever attaches a tenant anew, shared by those who need its number to last; to the end of the transaction.
+CREATE FUNCTION attachment_lock(tenant_id text, node text) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+	SELECT hashtextextended('neon attachment of ' || tenant_id || ' to ' || node, 0);
+$$;
+
+-- A timeline on a pageserver.  When the pageserver is attached anew meanwhile, the number we had is old: then once more, and nobody attaches
+-- it anew until we are through.
 CREATE FUNCTION create_on_pageserver(t tenants, tl timelines, at_lsn pg_lsn) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
 	safekeepers text := (SELECT array_agg(@extschema@.tenant_connstring(n, t) ORDER BY n.node_id) FROM @extschema@.nodes n WHERE n.name = ANY (tl.safekeepers));
 	r jsonb;
 BEGIN
 	FOR try IN 1 .. 3 LOOP
+		IF try > 1 THEN
+			PERFORM pg_advisory_xact_lock_shared(@extschema@.attachment_lock(t.id, tl.pageserver));
+		END IF;
 		BEGIN
 			SELECT q INTO STRICT r FROM @extschema@.on_node(tl.pageserver,
 				'SELECT * FROM neon_pageserver.create_timeline($1, $2, $3::text[], $4, $5::pg_lsn, $6::bigint)', t.id, tl.id, safekeepers,
@@ -74,6 +83,7 @@ DECLARE
 	g bigint;
 	theirs bigint;
 BEGIN
+	PERFORM pg_advisory_xact_lock(@extschema@.attachment_lock(tenant_id, node));
 	SELECT (r ->> 'up_since')::timestamptz INTO STRICT up FROM @extschema@.on_node(node, 'SELECT pg_postmaster_start_time() AS up_since') r;
 	FOR try IN 1 .. 2 LOOP
 		SELECT (r ->> 'g')::bigint INTO g FROM @extschema@.aside('SELECT @extschema@.next_generation($1, $2, $3::bigint, NULL) AS g',
