@@ -1,5 +1,5 @@
 # Two computes on one timeline: from the moment the second is elected only it commits; the first stops and says why; and
-# nothing that either has acknowledged is lost.  NEON_ROUNDS makes it longer.
+# nothing that either has acknowledged is lost.  NEON_ROUNDS makes it longer, NEON_AT_ONCE the second half alone.
 # SPDX-License-Identifier: Apache-2.0
 use strict;
 use warnings;
@@ -13,7 +13,7 @@ use Time::HiRes qw(sleep);
 
 my $seed = $ENV{NEON_SEED} // (time ^ ($$ << 8)) & 0x7fffffff;
 my $rounds = $ENV{NEON_ROUNDS} // 8;
-my $at_once = $ENV{NEON_ROUNDS} // 10;
+my $at_once = $ENV{NEON_AT_ONCE} // $ENV{NEON_ROUNDS} // 10;
 srand($seed);
 diag("NEON_SEED=$seed");
 
