@@ -148,7 +148,7 @@ refuse(int fd)
 	px_count(limited_total);
 }
 
-void
+bool
 px_client_accept(PxSock *listener)
 {
 	for (int i = 0; i < ACCEPTS_A_ROUND; i++)
@@ -168,7 +168,7 @@ px_client_accept(PxSock *listener)
 				ereport(LOG, (errcode_for_socket_access(), errmsg("could not accept a connection: %m"),
 							  errhint("Is the limit of open files reached?")));
 			}
-			return;
+			return false;
 		}
 		px_count(connections_total);
 		if (px_stat_sum(PX_STAT_clients) >= px_max_clients)
@@ -194,8 +194,9 @@ px_client_accept(PxSock *listener)
 		px_count(clients);
 		px_count(clients_login);
 		if (listener->is_unix)
-			return;				/* one a round: the other workers are to have theirs */
+			return true;		/* one a round: the other workers are to have theirs */
 	}
+	return true;
 }
 
 /* ---------------------------------------------------------------- states */

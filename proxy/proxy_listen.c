@@ -2,8 +2,10 @@
  * proxy_listen.c - the sockets that the postmaster opens and its workers inherit.
  *
  * TCP: one listening socket for each worker and address (SO_REUSEPORT), so that the kernel spreads connections evenly.  All are
- * opened by the postmaster and stay open while a worker is started anew: its connections wait.  The first is bound without
- * SO_REUSEPORT beforehand, because two servers of one user could otherwise share a port without noticing.
+ * opened by the postmaster and stay open while a worker that died is started anew: its connections wait.  A worker that is told to stop
+ * takes what has come and ends the listening of its own, so that the kernel sends clients elsewhere; when it comes back it listens again.
+ * The first socket is bound without SO_REUSEPORT beforehand, because two servers of one user could otherwise share a port without
+ * noticing; neon_proxy.share_port says that they shall, and that a stop waits for all clients: the other server has the new ones.
  * The unix socket is one for all workers.  Messages between workers travel over a socket pair for each.
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -84,7 +86,8 @@ open_address(const char *name)
 			ereport(FATAL,
 					(errcode(ERRCODE_CONFIG_FILE_ERROR),
 					 errmsg("neon_proxy.listen_addresses names more than %d addresses", PX_MAX_ADDRESSES)));
-		close(bind_one(a, name, false));	/* nobody else may have it */
+		if (!px_share_port)
+			close(bind_one(a, name, false));	/* nobody else may have it */
 		for (int w = 0; w < px_workers; w++)
 			tcp_fd[w][addresses] = bind_one(a, name, true);
 		addresses++;
@@ -171,6 +174,8 @@ px_listen_take(int worker, int fds[PX_MAX_ADDRESSES + 1], bool is_unix[PX_MAX_AD
 			{
 				is_unix[n] = false;
 				fds[n++] = tcp_fd[w][i];
+				if (listen(tcp_fd[w][i], BACKLOG) != 0) /* it may have been ended */
+					ereport(FATAL, (errcode_for_socket_access(), errmsg("could not listen on port %d: %m", px_port)));
 			}
 		}
 	if (unix_fd >= 0)

@@ -43,6 +43,7 @@ int			px_cache_entries = 4000;
 int			px_controller_timeout_ms = 10 * SECOND;
 int			px_wake_timeout_ms = 2 * MINUTE;
 int			px_drain_timeout_ms = 10 * SECOND;
+bool		px_share_port = false;
 int			px_max_prepared_statements = 200;
 char	   *px_admin_users;
 char	   *px_admin_secret;
@@ -108,6 +109,8 @@ px_define_settings(void)
 	}
 	DefineCustomBoolVariable("neon_proxy.require_tls", "Refuse clients over TCP that do not use TLS.", NULL, &px_require_tls, false,
 							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomBoolVariable("neon_proxy.share_port", "Another proxy may have the same port, and a stop waits for all clients, for drain_timeout.", NULL,
+							 &px_share_port, false, PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomEnumVariable("neon_proxy.pool_mode", "When a server connection goes back to its pool.", NULL, &px_pool_mode,
 							 PX_POOL_SESSION, pool_modes, PGC_SIGHUP, 0, NULL, NULL, NULL);
 	define_string("listen_addresses", "Addresses to listen on, separated by commas.", &px_listen_addresses, "127.0.0.1", PGC_POSTMASTER, 0);

@@ -44,6 +44,7 @@ extern int	px_cache_entries;
 extern int	px_controller_timeout_ms;
 extern int	px_wake_timeout_ms;
 extern int	px_drain_timeout_ms;
+extern bool px_share_port;
 extern int	px_max_prepared_statements;
 extern char *px_admin_users;
 extern char *px_admin_secret;

@@ -5,7 +5,8 @@
  * Signals only write to an eventfd.  The loop never waits for anything but epoll_wait, at most a second.
  *
  * Stop (SIGTERM): no new clients; who is between transactions is sent away with 57P01; transactions may end within
- * neon_proxy.drain_timeout.  The exit code is 1, so that a worker that was terminated alone is started again.
+ * neon_proxy.drain_timeout.  With neon_proxy.share_port clients may stay as long as that: another proxy has the new ones.
+ * The exit code is 1, so that a worker that was terminated alone is started again.
  *
  * Crash rule: what the worker holds in shared memory is given back on exit; when it is killed the postmaster makes everything anew.
  *
@@ -17,6 +18,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -33,6 +35,7 @@
 
 #define MAX_EVENTS	256
 #define TICK_MS		50
+#define MAX_LAST_ACCEPTS 4096
 #define EXTERNAL_LOGIN_MS (120 * 1000)	/* a person confirms a login */
 
 PxWorker	px;
@@ -207,14 +210,28 @@ send_away(dlist_head *list, const char *why)
 }
 
 static void
-begin_stop(void)
+take_no_more(void)
+{
+	for (int l = 0; l < nlisteners; l++)
+	{
+		epoll_ctl(px.epoll, EPOLL_CTL_DEL, listeners[l].fd, NULL);
+		if (listeners[l].is_unix)
+			continue;			/* other workers have it, too */
+		for (int i = 0; i < MAX_LAST_ACCEPTS && px_client_accept(&listeners[l]); i++)
+		{
+			/* what has come, bounded: others may never cease */
+		}
+		shutdown(listeners[l].fd, SHUT_RD);
+	}
+}
+
+static void
+send_clients_away(void)
 {
 	dlist_mutable_iter i;
 
+	px.leaving = false;
 	px.stopping = true;
-	px.stop_ms = px.now_ms + px_drain_timeout_ms;
-	for (int l = 0; l < nlisteners; l++)
-		epoll_ctl(px.epoll, EPOLL_CTL_DEL, listeners[l].fd, NULL);
 	send_away(&px.logging_in, "the proxy is shutting down");
 	send_away(&px.idle, "the proxy is shutting down");
 	dlist_foreach_modify(i, &px.pools)
@@ -235,8 +252,25 @@ begin_stop(void)
 }
 
 static void
+begin_stop(void)
+{
+	px.stop_ms = px.now_ms + px_drain_timeout_ms;
+	take_no_more();
+	if (px_share_port)
+		px.leaving = true;
+	else
+		send_clients_away();
+}
+
+static void
 stop_if_drained(void)
 {
+	if (px.leaving)
+	{
+		if (px.now_ms < px.stop_ms && pg_atomic_read_u64(&px.slot->stat[PX_STAT_clients]) > 0)
+			return;
+		send_clients_away();
+	}
 	if (!dlist_is_empty(&px.linked) && px.now_ms < px.stop_ms)
 		return;
 	send_away(&px.linked, "terminating connection because the proxy is shutting down");
@@ -343,7 +377,7 @@ signalled(void)
 	}
 	if (got_reload)
 		reload();
-	if (got_stop && !px.stopping)
+	if (got_stop && !px.stopping && !px.leaving)
 		begin_stop();
 }
 
@@ -386,7 +420,7 @@ static bool
 somebody_waits(void)
 {
 	return pg_atomic_read_u64(&px.slot->stat[PX_STAT_clients_waiting]) > 0 ||
-		pg_atomic_read_u64(&px.slot->stat[PX_STAT_clients_login]) > 0 || px.stopping;
+		pg_atomic_read_u64(&px.slot->stat[PX_STAT_clients_login]) > 0 || px.stopping || px.leaving;
 }
 
 static void
@@ -427,7 +461,7 @@ px_worker_main(Datum arg)
 	for (;;)
 	{
 		round_of_events();
-		if (px.stopping)
+		if (px.stopping || px.leaving)
 			stop_if_drained();
 	}
 }

@@ -346,7 +346,8 @@ typedef struct PxWorker
 	int			epoll;
 	int64		now_ms;			/* monotonic, of this round */
 	uint64		now_us;
-	bool		stopping;
+	bool		leaving;		/* no new clients; those that are there may stay until stop_ms */
+	bool		stopping;		/* clients are sent away between two transactions */
 	int64		stop_ms;		/* when transactions are cut off */
 	PxWorkerSlot *slot;
 	dlist_head	logging_in;		/* PxClient, the oldest first */
@@ -417,7 +418,7 @@ extern void px_out_copy(PxOut *out, const void *data, size_t len);
 extern bool px_out_end(PxOut *out);
 
 /* ---- proxy_client.c ---- */
-extern void px_client_accept(PxSock *listener);
+extern bool px_client_accept(PxSock *listener); /* whether there may be more */
 extern void px_client_event(PxClient *c, uint32 events);
 extern void px_client_close(PxClient *c);
 extern void px_client_state(PxClient *c, PxClientState state);
