@@ -62,7 +62,7 @@ struct HpJob
 	char		sqlstate[6];
 	NhBuf		out;
 
-	/* http_pg.c's and http_result.c's own */
+	/* the pool's (http_pool.h) and http_result.c's own */
 	HpJob	   *next;
 	HpConn	   *conn;
 	uint8_t		key[32];

@@ -51,7 +51,7 @@ extern void ht_buf_free(NhBuf *b);
 extern void ht_free_secret(char *s);
 
 extern void ht_server_open(void);	/* http_server.c: the listening sockets; FATAL when that fails */
-extern void ht_pg_tick(void);	/* http_pg.c: deadlines; called a few times a second */
+extern void ht_pg_tick(void);	/* http_pool.c: deadlines; called a few times a second */
 
 extern void ht_sql_tick(void);	/* http_sql.c: tokens whose keys are being fetched */
 

@@ -451,9 +451,11 @@ extern bool px_external_console(PxClient *c);
 extern void px_external_forget(PxClient *c);
 extern void px_external_tick(void);
 
-/* ---- proxy_relay.c ---- */
+/* ---- proxy_relay_client.c ---- */
 extern void px_relay_client(PxClient *c);	/* input of a client that is logged in */
 extern void px_relay_resume(PxClient *c);	/* it has a server connection now */
+
+/* ---- proxy_relay_server.c ---- */
 extern void px_relay_server(PxServer *s);
 
 /* ---- proxy_pool.c ---- */
