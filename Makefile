@@ -18,7 +18,7 @@ DEPS := build-essential clang-14 libclang-rt-14-dev postgresql-15 postgresql-cli
 	libkrb5-dev libssl-dev liblz4-dev libzstd-dev libcmocka-dev libipc-run-perl libdbi-perl libdbd-pg-perl unicode-data \
 	bsdextrautils procps openssl ca-certificates libjansson-dev libwebsockets-dev libwebsockets-evlib-uv libuv1-dev libcjose-dev libcurl4-openssl-dev
 # What the tests of the proxy's HTTP side and of several hosts run, COMMAND:PACKAGE, installed when the command is missing; `make demo` does without.
-TEST_PROGRAMS ?= node:nodejs npm:npm chromium:chromium ip:iproute2
+TEST_PROGRAMS ?= node:nodejs npm:npm chromium:chromium ip:iproute2 curl:curl
 TEST_DEPS = $(foreach p,$(TEST_PROGRAMS),$(if $(shell command -v $(firstword $(subst :, ,$p))),,$(lastword $(subst :, ,$p))))
 
 all: libs $(COMPONENTS)

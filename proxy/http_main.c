@@ -26,6 +26,7 @@
 #include "utils/memutils.h"
 
 #include "http_main.h"
+#include "http_tls.h"
 #include "http_worker.h"
 #include "jwt.h"
 #include "jwt_fetch.h"
@@ -141,6 +142,7 @@ handle_flags(void)
 	{
 		ConfigReloadPending = false;
 		ProcessConfigFile(PGC_SIGHUP);
+		ht_tls_reload();
 	}
 	if (ShutdownRequestPending || !PostmasterIsAlive())
 		uv_stop(&ht_worker.loop);

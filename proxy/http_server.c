@@ -235,6 +235,9 @@ callback(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in
 				ht_ws_closed(session->bridge);
 			session->bridge = NULL;
 			return 0;
+		case LWS_CALLBACK_OPENSSL_LOAD_EXTRA_SERVER_VERIFY_CERTS:
+			ht_tls_context(user);	/* here it is not a session */
+			return 0;
 		case LWS_CALLBACK_WSI_DESTROY:
 			ht_connection_destroyed(wsi);
 			if (session)
@@ -288,7 +291,9 @@ ht_server_open(void)
 	info.timeout_secs_ah_idle = HEADER_SECONDS;
 	info.retry_and_idle_policy = &websocket_policy;
 	info.alpn = "http/1.1";
-	vhost = ht_tls ? ht_tls_vhosts(&info) : lws_create_vhost(ht_worker.lws, &info);
+	if (ht_tls)
+		ht_tls_options(&info);
+	vhost = lws_create_vhost(ht_worker.lws, &info);
 	if (!vhost)
 		ereport(FATAL, (errcode(ERRCODE_SYSTEM_ERROR), errmsg("could not start the HTTP server's host")));
 	ht_listen(vhost);

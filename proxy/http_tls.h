@@ -8,7 +8,8 @@
 
 #include <libwebsockets.h>
 
-/* A host for each NAME.crt and NAME.key in neon_proxy.certificates; gives the first, which serves names that no certificate has. */
-extern struct lws_vhost *ht_tls_vhosts(struct lws_context_creation_info *info);
+extern void ht_tls_options(struct lws_context_creation_info *info); /* reads the certificates, too; FATAL when there is none */
+extern void ht_tls_context(SSL_CTX *ctx);	/* of the host that was made with these options */
+extern void ht_tls_reload(void);	/* the certificates anew, for handshakes from now on */
 
 #endif							/* HTTP_TLS_H */

@@ -107,6 +107,23 @@ px_tls_accept(int fd)
 	return ssl;
 }
 
+bool
+px_tls_show(SSL *ssl)
+{
+	STACK_OF(X509) *chain = NULL;
+	SSL_CTX    *ctx;
+	bool		ok;
+
+	if (nloaded == 0)
+		return false;
+	ctx = choose(SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name))->ctx;
+	SSL_CTX_get0_chain_certs(ctx, &chain);
+	ok = SSL_use_cert_and_key(ssl, SSL_CTX_get0_certificate(ctx), SSL_CTX_get0_privatekey(ctx), chain, 1) == 1;
+	if (!ok)
+		ERR_clear_error();
+	return ok;
+}
+
 const PxCertificate *
 px_tls_certificate(SSL *ssl)
 {

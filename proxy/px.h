@@ -544,6 +544,7 @@ typedef struct PxCertificate
 extern void px_tls_load(void);
 extern bool px_tls_ready(void);
 extern SSL *px_tls_accept(int fd);
+extern bool px_tls_show(SSL *ssl);	/* for handshakes of libwebsockets: the certificate for the name in it; false: there is none */
 extern const PxCertificate *px_tls_certificate(SSL *ssl);
 extern bool px_tls_endpoint(const char *host, char name[PX_NAME_BYTES]);
 

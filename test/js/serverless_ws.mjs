@@ -1,6 +1,6 @@
 // serverless_ws.mjs - the driver's Pool and Client, which speak the PostgreSQL protocol over a WebSocket.  TAP on stdout.
 //
-//   node serverless_ws.mjs HOST:PORT CONNECTION_URI
+//   node serverless_ws.mjs HOST:PORT CONNECTION_URI [tls]
 //
 // SPDX-License-Identifier: Apache-2.0
 import { webcrypto } from 'node:crypto';
@@ -12,9 +12,9 @@ const require = createRequire(process.cwd() + '/');
 const { Client, Pool, neonConfig } = require('@neondatabase/serverless');
 const WebSocket = require('ws');
 
-const [base, uri] = process.argv.slice(2);
+const [base, uri, tls] = process.argv.slice(2);
 neonConfig.webSocketConstructor = WebSocket;
-neonConfig.useSecureWebSocket = false;
+neonConfig.useSecureWebSocket = tls === 'tls';
 neonConfig.wsProxy = (host, port) => `${base}/v2?address=${host}:${port}`;
 
 for (const pipelineConnect of ['password', false]) {
@@ -58,7 +58,7 @@ await rejects(wrong.connect().then(() => wrong.query('SELECT 1')), { code: '28P0
 
 // ---- what is not the driver
 const raw = (path, options) => new Promise((resolve) => {
-	const s = new WebSocket(`ws://${base}${path}`, options);
+	const s = new WebSocket(`${tls ? 'wss' : 'ws'}://${base}${path}`, options);
 	s.on('open', () => resolve(s));
 	s.on('error', (e) => resolve(e));
 });
@@ -67,5 +67,5 @@ const garbage = await raw('/v2');
 const closed = new Promise((resolve) => garbage.on('close', resolve));
 garbage.send(Buffer.from('this is not the protocol of a database, and long enough to see'));
 ok(await closed, 'bytes that are not the protocol close it');
-like(await (await fetch(`http://${base}/health`)).text(), /ok/, 'and the proxy goes on');
+like(await (await fetch(`${tls ? 'https' : 'http'}://${base}/health`)).text(), /ok/, 'and the proxy goes on');
 done();
