@@ -288,9 +288,12 @@ page_cache_put(const NeonRel *rel, int fork, BlockNumber block, const char *page
 	int32		slot;
 	int			fd;
 	bool		ok = false;
+	PGAlignedBlock copy;
 
 	if (part_slots == 0)
 		return false;
+	/* Others may set hint bits in a shared buffer while it is written: what is summed up must be what is in the file. */
+	page = memcpy(copy.data, page, BLCKSZ);
 	fd = cache_file();
 	p = place_of(rel, fork, block);
 	LWLockAcquire(p.lock, LW_EXCLUSIVE);

@@ -211,10 +211,21 @@ pagestore_read(const NeonRel *rel, int fork, BlockNumber block, char *page)
 	const RelationFork *f = &info.fork[fork];
 
 	if (block >= nblocks)
+	{
 		read_past_end(rel, fork, block, nblocks, page);
-	else if (f->has_pins && pinned_get(rel, fork, block, page))
-		neon_count(NEON_CNT_READ_PINNED);
-	else if (block >= f->written_end)
+		return;
+	}
+	if (f->has_pins)
+	{
+		if (pinned_get(rel, fork, block, page))
+		{
+			neon_count(NEON_CNT_READ_PINNED);
+			return;
+		}
+		/* The release worker may have let go of it just now: what it noted before it did says who has the page instead. */
+		(void) known_size(rel, fork, &info);
+	}
+	if (block >= f->written_end)
 	{
 		memset(page, 0, BLCKSZ);
 		neon_count(NEON_CNT_READ_ZERO);
@@ -331,7 +342,8 @@ pagestore_extend(const NeonRel *rel, int fork, BlockNumber block, const char *pa
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("cannot extend relation %u/%u/%u beyond %u blocks", rel->spc, rel->db, rel->rel, InvalidBlockNumber)));
-	(void) known_size(rel, fork, &info);
+	/* The entry must not be evicted on the way: the next one to ask would get the page source's size. */
+	relation_keep(rel, fork, known_size(rel, fork, &info));
 	pagestore_write(rel, fork, block, page);
 	relation_extend(rel, fork, block + 1);
 }

@@ -179,25 +179,39 @@ relation_learn_existence(const NeonRel *rel, int fork, bool exists)
 	unlock_entry(rel);
 }
 
+static void
+learn_size(RelationFork *f, BlockNumber nblocks)
+{
+	if (f->size_known)
+		return;
+	f->size_known = true;
+	f->nblocks = nblocks;
+	/* Blocks may have been written before anybody asked for the size; they are below it. */
+	f->written_end = Max(f->written_end, nblocks);
+	f->growth[GROWTH_SETTLED].end = nblocks;	/* nothing more than the relation's LSN is needed for these */
+	if (nblocks > 0)
+		f->existence = NEON_EXISTS_YES;
+}
+
 BlockNumber
 relation_learn_size(const NeonRel *rel, int fork, BlockNumber nblocks)
 {
 	RelationInfo *entry = lock_entry(rel);
-	RelationFork *f = &entry->fork[fork];
 
-	if (!f->size_known)
-	{
-		f->size_known = true;
-		f->nblocks = nblocks;
-		/* Blocks may have been written before anybody asked for the size; they are below it. */
-		f->written_end = Max(f->written_end, nblocks);
-		f->growth[GROWTH_SETTLED].end = nblocks;	/* nothing more than the relation's LSN is needed for these */
-		if (nblocks > 0)
-			f->existence = NEON_EXISTS_YES;
-	}
-	nblocks = f->nblocks;
+	learn_size(&entry->fork[fork], nblocks);
+	nblocks = entry->fork[fork].nblocks;
 	unlock_entry(rel);
 	return nblocks;
+}
+
+void
+relation_keep(const NeonRel *rel, int fork, BlockNumber nblocks)
+{
+	RelationInfo *entry = lock_entry(rel);
+
+	learn_size(&entry->fork[fork], nblocks);
+	entry->changed = true;
+	unlock_entry(rel);
 }
 
 bool

@@ -83,6 +83,8 @@ extern BlockNumber relation_learn_size(const NeonRel *rel, int fork, BlockNumber
 /* false if the fork exists already */
 extern bool relation_create_fork(const NeonRel *rel, int fork, NeonPersistence persistence, TransactionId creator,
 								 XLogRecPtr floor);
+/* The fork is about to grow from nblocks, which the caller knows: from now on the entry stays. */
+extern void relation_keep(const NeonRel *rel, int fork, BlockNumber nblocks);
 extern void relation_extend(const NeonRel *rel, int fork, BlockNumber nblocks);
 /*
  * A block leaves shared_buffers.  logged: with content that WAL up to lsn implies, so that the page source is the one to be
