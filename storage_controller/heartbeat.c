@@ -15,11 +15,11 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "portability/instr_time.h"
 #include "storage/latch.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
-#include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
 #include <libpq-fe.h>
@@ -188,12 +188,17 @@ unanswered(const Asked *asked, int n)
 static void
 ask(Asked *asked, int n)
 {
-	TimestampTz start = GetCurrentTimestamp();
+	instr_time	start;			/* the time of day may be turned back */
 
+	INSTR_TIME_SET_CURRENT(start);
 	while (unanswered(asked, n) > 0)
 	{
-		long		left_ms = timeout_ms - (long) ((GetCurrentTimestamp() - start) / 1000);
+		instr_time	now;
+		long		left_ms;
 
+		INSTR_TIME_SET_CURRENT(now);
+		INSTR_TIME_SUBTRACT(now, start);
+		left_ms = timeout_ms - (long) INSTR_TIME_GET_MILLISEC(now);
 		if (left_ms <= 0)
 			break;
 		one_round(asked, n, Min(left_ms, 1000));

@@ -4,8 +4,8 @@
  * The reconciler runs what neon_controller.jobs() lists: all that is to be done, and how often it is tried, is in SQL (sql/reconciler.sql).
  * Heartbeats have a worker of their own, so that no job, however long, makes nodes look as if they were away.
  *
- * Each job has a transaction of its own, and its error is logged, so that one that fails holds up nobody else.  The workers keep nothing
- * between two rounds: killed at any moment they begin again.
+ * Each job has a transaction of its own, and its error is logged, so that one that fails holds up nobody else; neither does one that wants a
+ * lock which somebody keeps: it fails after LOCK_TIMEOUT_MS.  The workers keep nothing between two rounds: killed at any moment they begin again.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -32,6 +32,7 @@
 #define MAX_INTERVAL_MS			3600000
 #define RESTART_SECONDS			2
 #define MAX_JOBS_A_ROUND		10000
+#define LOCK_TIMEOUT_MS			"10000"
 
 /* bgw_main_arg */
 #define RECONCILER				0
@@ -179,6 +180,7 @@ nc_reconciler_main(Datum arg)
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnection(database, NULL, 0);
 	SetConfigOption("search_path", "pg_catalog, pg_temp", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("lock_timeout", LOCK_TIMEOUT_MS, PGC_SUSET, PGC_S_OVERRIDE);
 	turn = AllocSetContextCreate(TopMemoryContext, "neon controller's round", ALLOCSET_DEFAULT_SIZES);
 	for (;;)
 	{
@@ -190,6 +192,7 @@ nc_reconciler_main(Datum arg)
 			CHECK_FOR_INTERRUPTS();
 			(void) safely(NULL, &jobs[i], turn);
 		}
+		pgstat_report_stat(true);	/* or autovacuum does not hear of what we change */
 		pgstat_report_activity(STATE_IDLE, NULL);
 		MemoryContextReset(turn);
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, interval_ms[me] > 0 ? interval_ms[me] : 10000, PG_WAIT_EXTENSION);

@@ -129,7 +129,7 @@ nc_remote(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
 	old = MemoryContextSwitchTo(call);	/* its end closes the connection, also after an error */
 	who = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	/* When we are cancelled the node shall not go on with it for long. */
+	/* When we are cancelled the node shall not go on with it for long; nor shall what runs aside, below. */
 	run(connect_to(text_to_cstring(PG_GETARG_TEXT_PP(0)), who, call, "SET client_connection_check_interval = 1000"), who, fcinfo);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(call);
@@ -185,7 +185,8 @@ nc_kept(PG_FUNCTION_ARGS)
 		{
 			kept_context = AllocSetContextCreate(TopMemoryContext, "kept connection", ALLOCSET_SMALL_SIZES);
 			kept_conninfo = MemoryContextStrdup(kept_context, conninfo);
-			kept_conn = connect_to(conninfo, who, kept_context, "SET application_name = 'neon controller, aside'; SET lock_timeout = 30000");
+			kept_conn = connect_to(conninfo, who, kept_context, "SET application_name = 'neon controller, aside'; SET lock_timeout = 30000;"
+								   " SET client_connection_check_interval = 1000");
 		}
 		run(kept_conn, who, fcinfo);
 	}

@@ -76,14 +76,17 @@ BEGIN
 END $$;
 
 -- A job of the reconciler: a pageserver that was started anew has each of its tenants attached anew.  One that has heard of a greater number
--- than ours proves that this catalog is an older copy: ours jumps beyond it.
+-- than ours proves that this catalog is an older copy: ours jumps beyond it.  While a timeline is being made under the number we have it is left for
+-- the next round: the reconciler waits for nobody.
 CREATE FUNCTION reattach(tenant_id text, node text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
 	up timestamptz;
 	g bigint;
 	theirs bigint;
 BEGIN
-	PERFORM pg_advisory_xact_lock(@extschema@.attachment_lock(tenant_id, node));
+	IF NOT pg_try_advisory_xact_lock(@extschema@.attachment_lock(tenant_id, node)) THEN
+		RETURN;
+	END IF;
 	SELECT (r ->> 'up_since')::timestamptz INTO STRICT up FROM @extschema@.on_node(node, 'SELECT pg_postmaster_start_time() AS up_since') r;
 	FOR try IN 1 .. 2 LOOP
 		SELECT (r ->> 'g')::bigint INTO g FROM @extschema@.aside('SELECT @extschema@.next_generation($1, $2, $3::bigint, NULL) AS g',
@@ -92,6 +95,9 @@ BEGIN
 		SELECT (r ->> 'g')::bigint INTO theirs FROM @extschema@.on_node(node, 'SELECT neon_pageserver.reattach($1, $2::bigint) AS g', tenant_id, g::text) r;
 		EXIT WHEN theirs IS NULL OR theirs <= g;
 	END LOOP;
+	IF theirs > g THEN
+		RETURN;		-- another controller is at it: not attached
+	END IF;
 	UPDATE @extschema@.attachments a SET up_since = up WHERE a.tenant = tenant_id AND a.pageserver = node;
 END $$;
 COMMENT ON FUNCTION reattach(text, text) IS 'attach a tenant to its pageserver anew, with a new generation';

@@ -82,7 +82,7 @@ $$;
 -- Ten times in a row, after 1, 2, 4, ... 60 s; then somebody has to look.
 CREATE FUNCTION wants_restart(e endpoints, sample jsonb) RETURNS bool LANGUAGE sql VOLATILE AS $$
 	SELECT e.wanted = 'running' AND sample ->> 'state' IN ('crashed', 'absent') AND e.crashes < 10
-		AND coalesce(e.restart_after <= clock_timestamp(), true);
+		AND coalesce(@extschema@.is_due(e.restart_after), true);
 $$;
 
 -- One that runs and should not: a start, or a stop, that was not finished.

@@ -55,9 +55,9 @@ CREATE FUNCTION current_operation() RETURNS bigint LANGUAGE sql STABLE AS $$
 	SELECT nullif(current_setting('neon_controller.operation', true), '')::bigint;
 $$;
 
--- Called aside.
+-- Called aside.  The name was not looked at yet, and may be of any length.
 CREATE FUNCTION note_operation(op bigint, tenant_id text, what text, named text, by_whom text) RETURNS void LANGUAGE sql AS $$
-	INSERT INTO @extschema@.operations (id, tenant, kind, object, who) OVERRIDING SYSTEM VALUE VALUES (op, tenant_id, what, named, by_whom);
+	INSERT INTO @extschema@.operations (id, tenant, kind, object, who) OVERRIDING SYSTEM VALUE VALUES (op, tenant_id, what, left(named, 100), by_whom);
 $$;
 
 -- Called aside: the next step begins, and so the one before has ended.
@@ -92,19 +92,21 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION step(text, text, text) IS 'note that the current operation begins its next step';
 
--- Called aside, in the transaction that makes an operation's effect lasting.
+-- Called aside, at the end of the transaction that makes an operation's effect lasting.  That transaction may have outlived its session, waiting
+-- for a lock: an operation that is being undone by now is refused here, and with it the effect.
 CREATE FUNCTION commit_point(op bigint) RETURNS void LANGUAGE sql AS $$
-	UPDATE @extschema@.operations SET state = @extschema@.next_state('operation', state, 'passes its commit point') WHERE id = op AND state = 'running';
+	UPDATE @extschema@.operations SET state = @extschema@.next_state('operation', state, 'passes its commit point') WHERE id = op;
 $$;
 
 CREATE FUNCTION end_steps(op bigint, why text = NULL) RETURNS void LANGUAGE sql AS $$
 	UPDATE @extschema@.operation_steps SET finished_at = clock_timestamp(), error = why WHERE operation = op AND finished_at IS NULL;
 $$;
 
--- Called aside.
+-- Called aside.  The error may quote what was asked for, of any length.
 CREATE FUNCTION fail_operation(op bigint, code text, why text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE began bool := EXISTS (SELECT FROM @extschema@.operation_steps s WHERE s.operation = op);
 BEGIN
+	why := left(why, 1000);
 	PERFORM @extschema@.end_steps(op, why);
 	-- what it had asked nodes for is cancelled there within a second (see remote.c)
 	UPDATE @extschema@.operations SET state = @extschema@.next_state('operation', state, CASE WHEN began THEN 'fails' ELSE 'fails before its first step' END),
@@ -204,10 +206,11 @@ CREATE FUNCTION leftover_has_row(l leftovers) RETURNS bool LANGUAGE sql VOLATILE
 		ELSE EXISTS (SELECT FROM @extschema@.tenants t WHERE t.id = l.id) END;
 $$;
 
+-- A pageserver is not looked at before: a creation that was cut off may be about to commit there, and a drop waits for it.
 CREATE FUNCTION leftover_removal(kind text, node_role text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
 	SELECT CASE kind
 		WHEN 'timeline' THEN CASE node_role
-			WHEN 'pageserver' THEN 'SELECT neon_pageserver.drop_timeline(tenant, timeline) FROM neon_pageserver.timelines WHERE tenant = $1 AND timeline = $2'
+			WHEN 'pageserver' THEN 'SELECT pg_catalog.set_config(''lock_timeout'', ''10s'', true), neon_pageserver.drop_timeline($1, $2)'
 			ELSE 'SELECT neon_safekeeper.drop_timeline($1, $2)' END
 		WHEN 'tenant' THEN format('SELECT neon_%s.drop_tenant($1) WHERE $2::text IS NOT NULL', node_role)
 		ELSE 'SELECT neon_compute_tools.drop_compute($2) WHERE $1::text IS NOT NULL' END;
@@ -223,6 +226,7 @@ BEGIN
 		BEGIN
 			PERFORM @extschema@.on_node(n.name, @extschema@.leftover_removal(l.kind, n.role), l.tenant, l.id);
 		EXCEPTION WHEN OTHERS THEN
+			CONTINUE WHEN l.kind = 'timeline' AND SQLSTATE = '42704';		-- undefined_object: it is not there
 			why := format('%s: %s', n.name, SQLERRM);
 		END;
 	END LOOP;
@@ -232,6 +236,11 @@ END $$;
 -- Waits between tries: 1, 2, 4, ... 60 s.  Nothing is given up: what is left takes space.
 CREATE FUNCTION backoff(attempts int) RETURNS interval LANGUAGE sql IMMUTABLE AS $$
 	SELECT least(interval '1 s' * 2 ^ least(greatest(attempts, 0), 6), interval '60 s');
+$$;
+
+-- A time that backoff() has set.  One that is further off than it ever sets was set before the clock was turned back.
+CREATE FUNCTION is_due(next_try timestamptz) RETURNS bool LANGUAGE sql VOLATILE AS $$
+	SELECT next_try NOT BETWEEN clock_timestamp() AND clock_timestamp() + interval '61 s';
 $$;
 
 -- One note: NULL when it is done with.  The look at the rows must be newer than the lock, hence no older snapshots.

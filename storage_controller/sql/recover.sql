@@ -101,7 +101,7 @@ COMMENT ON FUNCTION recover_operation(bigint) IS 'one more step towards the end 
 
 -- Notes of what was done without an operation.
 CREATE FUNCTION leftovers_without_operation() RETURNS SETOF leftovers LANGUAGE sql STABLE AS $$
-	SELECT * FROM @extschema@.leftovers l WHERE l.next_try_at <= clock_timestamp()
+	SELECT * FROM @extschema@.leftovers l WHERE @extschema@.is_due(l.next_try_at)
 		AND NOT EXISTS (SELECT FROM @extschema@.operations o WHERE o.id = l.operation AND o.state NOT IN ('done', 'undone'));
 $$;
 
@@ -112,7 +112,7 @@ $$;
 COMMENT ON FUNCTION prune_operations() IS 'forget the oldest operations beyond neon_controller.operations_kept';
 
 CREATE FUNCTION recovery_jobs() RETURNS TABLE (job text, object text) LANGUAGE sql AS $$
-	(SELECT 'recover', o.id::text FROM @extschema@.operations o WHERE o.state NOT IN ('done', 'undone') AND o.next_try_at <= clock_timestamp()
+	(SELECT 'recover', o.id::text FROM @extschema@.operations o WHERE o.state NOT IN ('done', 'undone') AND @extschema@.is_due(o.next_try_at)
 		ORDER BY o.next_try_at LIMIT 100)
 	UNION ALL (SELECT 'clean_up', format('%s %s', l.kind, l.id) FROM @extschema@.leftovers_without_operation() l
 		ORDER BY array_position('{compute,timeline,tenant}', l.kind), l.noted_at DESC LIMIT 100)

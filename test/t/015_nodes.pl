@@ -149,6 +149,26 @@ $racer->finish;
 is($racer->result(0), 0, 'all attachments were made') or diag($race_err);
 is(ask("SELECT generation $mine"), $c->node_sql('pageserver-2', $theirs), 'both know the same generation');
 
+# While somebody makes one under the number it has, the pageserver is not attached anew, and the reconciler goes on.
+my $hold = "BEGIN; SELECT 'held' FROM pg_advisory_xact_lock_shared(neon_controller.attachment_lock('$tenant', 'pageserver-2'));\n";
+my $holder = IPC::Run::start([ 'psql', '-X', '-q', '-A', '-t', $c->node_uri('controller') ], '<', \$hold, '>', \my $held, '2>', \my $hold_err, IPC::Run::timeout(600));
+$holder->pump until $held =~ /held/;
+ask("UPDATE neon_controller.attachments SET up_since = NULL WHERE tenant = '$tenant'");
+for (1 .. 3)
+{
+	ask(q{INSERT INTO neon_controller.leftovers (kind, id, tenant, nodes) VALUES ('compute', 'none', 'none', '{}')});
+	ok($c->poll('it is removed', 60, sub { ask('SELECT count(*) FROM neon_controller.leftovers') eq '0' }), "the reconciler works meanwhile, $_");
+}
+is(ask("SELECT up_since IS NULL $mine"), 't', 'it waits for its turn');
+$hold .= "COMMIT;\n";
+$holder->finish;
+ok($c->poll('it is attached', 120, sub { ask("SELECT up_since IS NOT NULL $mine") eq 't' }), 'and then it is attached anew');
+
+# What the workers change is counted, or autovacuum would not hear of it.
+my $counted = q{SELECT n_tup_upd FROM pg_stat_all_tables WHERE relid = 'neon_controller.nodes'::regclass};
+my $count = ask($counted);
+ok($c->poll('heartbeats are counted', 120, sub { ask($counted) > $count }), 'what heartbeats write is counted');
+
 # A tenant whose creation dies with the controller leaves no attachment.
 my $h = IPC::Run::start([ 'psql', '-X', '-q', '-c', q{SELECT neon_create_tenant('lost')}, $c->node_uri('controller') ], '<', \undef, '>', \my $lost_out, '2>', \my $lost_err);
 my $unmade = 'SELECT count(*) FROM neon_controller.attachments a WHERE NOT EXISTS (SELECT FROM neon_controller.tenants t WHERE t.id = a.tenant)';

@@ -177,6 +177,33 @@ answers();
 ok($c->poll('it is undone', 120, sub { last_of('create_branch') eq 'undone' }), 'and is undone');
 like(ctl(q{SELECT error FROM neon_controller.operations WHERE kind = 'create_branch' ORDER BY id DESC LIMIT 1}), qr/canceling statement/, 'with its error');
 
+# its transaction aside may have waited for a lock, and go on only now
+($rc, undef, $err) = try_ctl(q{SELECT neon_controller.drop_branch_rows(ARRAY[(SELECT timeline FROM neon_controller.branches WHERE name = 'b2')],
+	(SELECT max(id) FROM neon_controller.operations WHERE state = 'undone'))});
+like($err, qr/"passes its commit point" cannot happen/, 'what was undone does not happen after all');
+($rc, undef, $err) = try_ctl(q{SET neon.tenant = 'default'; SELECT neon_create_branch(repeat('x', 100000))});
+isnt($rc, 0, 'a name of any length is refused');
+is(ctl(q{SELECT length(object) <= 100 AND length(error) <= 1000 FROM neon_controller.operations ORDER BY id DESC LIMIT 1}), 't', 'and not kept');
+
+# ---- leftovers
+# a creation that was cut off is about to commit on the pageserver
+my $late = 'a' x 32;
+my ($parent, $tenant) = split /\|/, ctl(q{SELECT timeline, tenant FROM neon_controller.branches WHERE name = 's1'});
+my $late_in = qq{BEGIN; SELECT neon_pageserver.create_timeline('$tenant', '$late', safekeepers, '$parent', NULL) FROM neon_pageserver.timelines WHERE timeline = '$parent';\n};
+my $creation = IPC::Run::start([ 'psql', '-X', '-q', '-A', '-t', $c->node_uri('pageserver-1') ], '<', \$late_in, '>', \my $late_out, '2>', \my $late_err, IPC::Run::timeout(300));
+$creation->pump until $late_out =~ /\n/;
+ctl(qq{INSERT INTO neon_controller.leftovers (kind, id, tenant, nodes) VALUES ('timeline', '$late', '$tenant', '{pageserver-1}')});
+my $left = sub { return ctl(q{SELECT count(*) FROM neon_controller.leftovers}) > 0 };
+ok($c->poll('it is to be dropped', 120, sub { !$left->() || $c->node_sql('pageserver-1', q{SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted}) > 0 }),
+	'a timeline is to be dropped that is not committed yet');
+$late_in .= "COMMIT;\n";
+$creation->finish;
+is($creation->result(0), 0, 'it is committed') or diag $late_err;
+ok($c->poll('it is gone', 120, sub { !$left->() }), 'and dropped');
+is($c->node_sql('pageserver-1', "SELECT count(*) FROM neon_pageserver.timelines WHERE timeline = '$late'"), '0', 'from the pageserver');
+ctl(q{INSERT INTO neon_controller.leftovers (kind, id, tenant, nodes, next_try_at) VALUES ('compute', 'none', 'none', '{}', now() + interval '1 day')});
+ok($c->poll('it is tried', 120, sub { !$left->() }), 'what was tried before the clock was turned back is tried again');
+
 # ---- a node that is away: tried again, and seen
 ctl(q{SET neon.tenant = 'tb'; SELECT neon_drop_endpoint('b')});
 $c->stop('pageserver-1');
