@@ -311,9 +311,9 @@ advance_commit(context *c, neon_lsn leader_commit, neon_lsn leader_truncate)
 
 	/*
 	 * Once a term, commit_lsn is made durable at once: when it reaches the term's start.  A sync election that has
-	 * just finished is then remembered by every acceptor it told.
+	 * just finished is then remembered by every acceptor it told, also by one that heard of it from a peer before.
 	 */
-	if (commit > a->commit_lsn && commit >= term_start && a->persisted_commit_lsn < term_start)
+	if (commit >= term_start && a->persisted_commit_lsn < term_start)
 	{
 		if (!persist(a, c->io, c->arg, NULL, 0, NULL, commit))
 			return false;
@@ -503,12 +503,15 @@ neon_acceptor_checkpoint(neon_acceptor *a, const neon_acceptor_storage *io, void
 	return persist(a, io, io_arg, NULL, 0, NULL, 0);
 }
 
-void
-neon_acceptor_learn_commit(neon_acceptor *a, const neon_acceptor_storage *io, void *io_arg,
-						   neon_term last_log_term, neon_lsn commit_lsn)
+neon_peer_verdict
+neon_acceptor_learn_commit(neon_acceptor *a, const neon_acceptor_storage *io, void *io_arg, const neon_peer_claim *p)
 {
-	if (last_log_term != 0 && last_log_term == neon_acceptor_last_log_term(a, io, io_arg))
-		a->commit_lsn = neon_max_lsn(a->commit_lsn, neon_min_lsn(commit_lsn, io->flush_record_lsn(io_arg)));
+	neon_lsn	commit_lsn;
+	neon_peer_verdict verdict = neon_peer_commit(a, io->flush_record_lsn(io_arg), p, &commit_lsn);
+
+	if (verdict == NEON_PEER_BELIEVED)
+		a->commit_lsn = commit_lsn;
+	return verdict;
 }
 
 neon_term

@@ -124,9 +124,36 @@ extern bool neon_acceptor_raise_term(neon_acceptor *a, const neon_acceptor_stora
 /* Persist commit_lsn and truncate_lsn now (periodically, and before WAL is trimmed by them). */
 extern bool neon_acceptor_checkpoint(neon_acceptor *a, const neon_acceptor_storage *io, void *io_arg);
 
-/* commit_lsn learnt from a peer whose last log term is `last_log_term`: taken only if ours is the same. */
-extern void neon_acceptor_learn_commit(neon_acceptor *a, const neon_acceptor_storage *io, void *io_arg,
-									   neon_term last_log_term, neon_lsn commit_lsn);
+/*
+ * What a peer says of its log of this timeline, through whatever channel: a hint that may be old, repeated or wrong.  commit_lsn was read before
+ * last_log_term, which is clipped to flush_lsn.
+ */
+typedef struct neon_peer_claim
+{
+	uint64_t	node_id;
+	neon_id		tenant;
+	neon_id		timeline;
+	neon_term	term;
+	neon_term	last_log_term;
+	neon_lsn	flush_lsn;
+	neon_lsn	commit_lsn;
+} neon_peer_claim;
+
+typedef enum neon_peer_verdict
+{
+	NEON_PEER_BELIEVED,			/* something more is committed here */
+	NEON_PEER_NOTHING_NEW,
+	NEON_PEER_NOT_OURS,			/* another timeline, or not a peer */
+	NEON_PEER_GARBAGE,			/* contradicts itself */
+	NEON_PEER_OTHER_HISTORY		/* true perhaps, but not known to be so of the log here */
+} neon_peer_verdict;
+
+/* Decides, and changes nothing (neon_peer.c has the rule).  *commit_lsn: what is committed here, with this claim. */
+extern neon_peer_verdict neon_peer_commit(const neon_acceptor *a, neon_lsn flush_record_lsn, const neon_peer_claim *p, neon_lsn *commit_lsn);
+
+/* The same, and takes it.  Made durable when it must be anyway (neon_acceptor_checkpoint). */
+extern neon_peer_verdict neon_acceptor_learn_commit(neon_acceptor *a, const neon_acceptor_storage *io, void *io_arg,
+													const neon_peer_claim *p);
 
 /* Term of the last record that is really here. */
 extern neon_term neon_acceptor_last_log_term(const neon_acceptor *a, const neon_acceptor_storage *io, void *io_arg);

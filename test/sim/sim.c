@@ -264,6 +264,7 @@ world_new(uint64_t seed, bool verbose)
 		sim_node_start(w->nodes[i]);
 	}
 	sim_controller_start(w, &conf);
+	sim_gossip_start(w);
 	return w;
 }
 
@@ -278,6 +279,7 @@ world_free(sim_world *w)
 	for (int i = 0; i < w->n_computes; i++)
 		free(w->computes[i]);
 	sim_check_free(&w->check);
+	sim_gossip_free(w);
 	neon_sim_net_free(w->net);
 	neon_sim_free(w->sim);
 	free(w);
@@ -356,11 +358,11 @@ run(uint64_t seed, bool verbose)
 	fingerprint = neon_sim_fingerprint(w->sim);
 	if (verbose)
 		printf("ok: seed %llu, %d nodes, %llu events, %d computes, %llu elections, %llu commits up to %llu, "
-			   "%llu truncations, %llu torn ends, %llu changes of members, fingerprint %016llx\n",
+			   "%llu truncations, %llu torn ends, %llu commits learnt from peers, %llu changes of members, fingerprint %016llx\n",
 			   (unsigned long long) seed, w->n_nodes, (unsigned long long) neon_sim_events(w->sim), w->n_computes,
 			   (unsigned long long) w->check.elections, (unsigned long long) w->check.commits,
 			   (unsigned long long) w->check.committed_end, (unsigned long long) w->check.truncations,
-			   (unsigned long long) w->check.torn, (unsigned long long) w->controller.changes, (unsigned long long) fingerprint);
+			   (unsigned long long) w->check.torn, (unsigned long long) w->check.learnt, (unsigned long long) w->controller.changes, (unsigned long long) fingerprint);
 	world_free(w);
 	return fingerprint;
 }

@@ -148,6 +148,11 @@ typedef struct sim_controller
 extern void sim_controller_start(sim_world *w, const neon_configuration *conf);
 extern bool sim_controller_idle(const sim_controller *t);
 
+/* ---- the broker: what nodes hear of each other ---- */
+
+extern void sim_gossip_start(sim_world *w);
+extern void sim_gossip_free(sim_world *w);
+
 /* ---- the checker ---- */
 
 /* The log of a term's leader: what it took over, and what it wrote. */
@@ -168,6 +173,7 @@ typedef struct sim_check
 	uint64_t	elections;
 	uint64_t	commits;
 	uint64_t	truncations;
+	uint64_t	learnt;			/* commit_lsn from peers, believed */
 	uint64_t	torn;			/* raw bytes that ended in the middle of a record, at an acceptor's restart */
 } sim_check;
 
@@ -200,6 +206,8 @@ struct sim_world
 	uint32_t	storage_fault_per_10000;
 	neon_lsn	write_limit;	/* computes stop writing here */
 	uint32_t	restart_low_ms;
+	uint64_t	gossip_state;	/* of its random numbers */
+	struct sim_claim *claims;
 };
 
 #define SIM_COMPUTE_NODE(index)	(SIM_MAX_ACCEPTORS + (index))

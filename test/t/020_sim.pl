@@ -41,7 +41,7 @@ ok(length($one) > 1000 && $one eq $two, 'a seed replays exactly');
 $out = `make -s -C $sim -j2 faults 2>&1`;
 is($?, 0, 'every broken rule is caught, and the same seeds pass with the rule kept') or diag($out);
 for my $rule (qw(VOTE_BEFORE_FLUSH COMMIT_WITHOUT_FIGURE8 HISTORY_NOT_CLIPPED TRUNCATE_BELOW_COMMIT ACK_BEFORE_FDATASYNC TERM_AFTER_ANSWER
-	APPEND_WITH_GAP TAIL_NOT_ZEROED ADOPT_BEFORE_TRUNCATE ACK_MID_RECORD JOINT_QUORUM GENERATION))
+	APPEND_WITH_GAP TAIL_NOT_ZEROED ADOPT_BEFORE_TRUNCATE ACK_MID_RECORD JOINT_QUORUM GENERATION PEER_WITHOUT_HISTORY))
 {
 	my %seed = map { $_ => 1 } $out =~ /^caught: $rule: FAILED seed (\d+) /mg;
 	cmp_ok(scalar(keys %seed), '>=', 3, "$rule: three different seeds");

@@ -498,14 +498,167 @@ test_commit_is_persisted_at_the_start_of_a_term(void **state)
 	assert_int_equal(n1.durable_commit, START + 60);
 }
 
+/* Node 2 says of a log that has WAL up to START + flush: */
+static neon_peer_claim
+claim(neon_term last_log_term, neon_lsn flush_lsn, neon_lsn commit_lsn)
+{
+	neon_peer_claim p = {.node_id = 2, .term = last_log_term + 1, .last_log_term = last_log_term,
+	.flush_lsn = START + flush_lsn, .commit_lsn = START + commit_lsn};
+
+	return p;
+}
+
+/* Node 1 has START .. START + 50: term 1 up to START + 20, then term 3. */
+static neon_peer_verdict
+hears(neon_peer_claim p)
+{
+	neon_lsn	commit;
+	neon_peer_verdict verdict;
+
+	node_init(&n1, 1, START + 50, "1:0/3E8,3:0/3FC", 3);
+	verdict = neon_peer_commit(&n1.a, START + 50, &p, &commit);
+	assert_int_equal(n1.a.commit_lsn, 0);	/* it only decides */
+	assert_int_equal(neon_acceptor_learn_commit(&n1.a, &storage, &n1, &p), verdict);
+	assert_int_equal(n1.a.commit_lsn, commit);
+	if (verdict != NEON_PEER_BELIEVED)
+		assert_int_equal(commit, 0);
+	assert_string_equal(n1.order, "");	/* without storage */
+	return verdict;
+}
+
 static void
 test_learn_commit_from_a_peer(void **state)
 {
-	node_init(&n1, 1, START + 50, "1:0/3E8,3:0/3FC", 3);
-	neon_acceptor_learn_commit(&n1.a, &storage, &n1, 2, START + 40);
-	assert_int_equal(n1.a.commit_lsn, 0);
-	neon_acceptor_learn_commit(&n1.a, &storage, &n1, 3, START + 90);
+	neon_peer_claim p = claim(3, 90, 30);
+
+	assert_int_equal(hears(p), NEON_PEER_BELIEVED);
+	assert_int_equal(n1.a.commit_lsn, START + 30);
+	/* again, older, and no more than there is here */
+	assert_int_equal(neon_acceptor_learn_commit(&n1.a, &storage, &n1, &p), NEON_PEER_NOTHING_NEW);
+	p.commit_lsn = START + 20;
+	assert_int_equal(neon_acceptor_learn_commit(&n1.a, &storage, &n1, &p), NEON_PEER_NOTHING_NEW);
+	assert_int_equal(n1.a.commit_lsn, START + 30);
+	p.commit_lsn = START + 90;
+	assert_int_equal(neon_acceptor_learn_commit(&n1.a, &storage, &n1, &p), NEON_PEER_BELIEVED);
 	assert_int_equal(n1.a.commit_lsn, START + 50);
+	assert_int_equal(neon_acceptor_learn_commit(&n1.a, &storage, &n1, &p), NEON_PEER_NOTHING_NEW);
+	/* of an older term's part of the same log, and by a peer whose log is shorter */
+	assert_int_equal(hears(claim(3, 40, 10)), NEON_PEER_BELIEVED);
+	assert_int_equal(n1.a.commit_lsn, START + 10);
+	/* a thinned history: the last term is what counts */
+	node_init(&n1, 1, START + 50, "3:0/3FC", 3);
+	p = claim(3, 90, 40);
+	assert_int_equal(neon_acceptor_learn_commit(&n1.a, &storage, &n1, &p), NEON_PEER_BELIEVED);
+}
+
+static void
+test_peers_of_other_histories(void **state)
+{
+	neon_peer_claim p;
+
+	assert_int_equal(hears(claim(1, 50, 50)), NEON_PEER_OTHER_HISTORY);	/* an older term: its tail may be gone */
+	assert_int_equal(hears(claim(2, 50, 40)), NEON_PEER_OTHER_HISTORY);	/* a term that is not in this log */
+	assert_int_equal(hears(claim(4, 90, 60)), NEON_PEER_OTHER_HISTORY);	/* a newer one: ours may be the divergent tail */
+	assert_int_equal(hears(claim(4, 90, 10)), NEON_PEER_OTHER_HISTORY);
+	/* adopted, but there is no WAL of it yet: history is clipped */
+	node_init(&n1, 1, START + 50, "1:0/3E8,3:0/3FC,7:0/44C", 7);
+	p = claim(7, 200, 40);
+	assert_int_equal(neon_acceptor_learn_commit(&n1.a, &storage, &n1, &p), NEON_PEER_OTHER_HISTORY);
+	p = claim(3, 200, 40);
+	assert_int_equal(neon_acceptor_learn_commit(&n1.a, &storage, &n1, &p), NEON_PEER_BELIEVED);
+	/* an empty log; a peer's as well */
+	node_init(&n1, 1, START, "", 0);
+	p = claim(3, 90, 40);
+	assert_int_equal(neon_acceptor_learn_commit(&n1.a, &storage, &n1, &p), NEON_PEER_OTHER_HISTORY);
+	p = claim(0, 90, 40);
+	assert_int_equal(neon_acceptor_learn_commit(&n1.a, &storage, &n1, &p), NEON_PEER_GARBAGE);
+	/* while a cut is not known to be complete */
+	node_init(&n1, 1, START + 50, "1:0/3E8,3:0/3FC", 3);
+	n1.a.truncation_pending = true;
+	p = claim(3, 90, 40);
+	assert_int_equal(neon_acceptor_learn_commit(&n1.a, &storage, &n1, &p), NEON_PEER_OTHER_HISTORY);
+	/* a disk that forgot what it had promised */
+	n1.a.truncation_pending = false;
+	n1.a.commit_lsn = START + 60;
+	p = claim(3, 90, 70);
+	assert_int_equal(neon_acceptor_learn_commit(&n1.a, &storage, &n1, &p), NEON_PEER_OTHER_HISTORY);
+	assert_int_equal(n1.a.commit_lsn, START + 60);
+}
+
+/* A tail that a newer leader threw away, learnt about in every order. */
+static void
+test_divergent_tail_learns_nothing(void **state)
+{
+	neon_peer_claim p = claim(5, 80, 60);
+
+	node_init(&n1, 1, START + 70, "1:0/3E8,3:0/3FC", 3);	/* term 3 wrote up to START + 70 here only */
+	assert_int_equal(neon_acceptor_learn_commit(&n1.a, &storage, &n1, &p), NEON_PEER_OTHER_HISTORY);
+	greet(&n1, 150000, "1,2,3", 1);
+	ask_vote(&n1, 6);
+	elect(&n1, 6, START + 40, "1:0/3E8,3:0/3FC,5:0/410,6:0/438");	/* term 5 began at START + 40 */
+	assert_int_equal(n1.flushed, START + 40);
+	p = claim(3, 70, 70);		/* somebody who still has that tail cannot have it committed, but says so */
+	assert_int_equal(neon_acceptor_learn_commit(&n1.a, &storage, &n1, &p), NEON_PEER_OTHER_HISTORY);
+	p = claim(5, 80, 60);
+	assert_int_equal(neon_acceptor_learn_commit(&n1.a, &storage, &n1, &p), NEON_PEER_BELIEVED);
+	assert_int_equal(n1.a.commit_lsn, START + 40);
+}
+
+static void
+test_peers_that_are_none(void **state)
+{
+	neon_peer_claim p = claim(3, 90, 30);
+
+	p.node_id = 4;				/* not a member */
+	assert_int_equal(hears(p), NEON_PEER_NOT_OURS);
+	p.node_id = 1;				/* ourselves */
+	assert_int_equal(hears(p), NEON_PEER_NOT_OURS);
+	p = claim(3, 90, 30);
+	p.tenant.b[15] = 1;
+	assert_int_equal(hears(p), NEON_PEER_NOT_OURS);
+	p = claim(3, 90, 30);
+	p.timeline.b[0] = 1;
+	assert_int_equal(hears(p), NEON_PEER_NOT_OURS);
+}
+
+static void
+test_peers_that_contradict_themselves(void **state)
+{
+	neon_peer_claim p = claim(3, 90, 30);
+
+	p.commit_lsn = 0;
+	assert_int_equal(hears(p), NEON_PEER_NOTHING_NEW);
+	p.commit_lsn = START - 1;
+	assert_int_equal(hears(p), NEON_PEER_GARBAGE);
+	p.commit_lsn = UINT64_MAX;
+	assert_int_equal(hears(p), NEON_PEER_GARBAGE);
+	assert_int_equal(hears(claim(3, 30, 31)), NEON_PEER_GARBAGE);	/* beyond its own log */
+	p = claim(3, 0, 30);
+	p.flush_lsn = 0;
+	assert_int_equal(hears(p), NEON_PEER_GARBAGE);
+	p = claim(3, 90, 30);
+	p.term = 2;					/* a log of a term it has not heard of */
+	assert_int_equal(hears(p), NEON_PEER_GARBAGE);
+	p.term = UINT64_MAX;
+	assert_int_equal(hears(p), NEON_PEER_GARBAGE);
+}
+
+/* What a peer told first is made durable when the leader tells it as well. */
+static void
+test_learnt_commit_is_persisted_at_the_start_of_a_term(void **state)
+{
+	neon_peer_claim p = claim(5, 50, 50);
+
+	node_init(&n1, 1, START + 50, "1:0/3E8", 1);
+	greet(&n1, 150000, "1,2,3", 1);
+	ask_vote(&n1, 5);
+	elect(&n1, 5, START + 50, "1:0/3E8,5:0/41A");
+	assert_int_equal(neon_acceptor_learn_commit(&n1.a, &storage, &n1, &p), NEON_PEER_BELIEVED);
+	assert_int_equal(n1.a.commit_lsn, START + 50);
+	assert_int_equal(n1.durable_commit, START);
+	append(&n1, 5, START + 50, START + 50, START + 50);
+	flush(&n1);
+	assert_int_equal(n1.durable_commit, START + 50);
 }
 
 /* ---- a proposer with three acceptors ---- */
@@ -965,6 +1118,11 @@ main(void)
 		cmocka_unit_test(test_no_ack_across_a_vote),
 		cmocka_unit_test(test_commit_is_persisted_at_the_start_of_a_term),
 		cmocka_unit_test(test_learn_commit_from_a_peer),
+		cmocka_unit_test(test_peers_of_other_histories),
+		cmocka_unit_test(test_divergent_tail_learns_nothing),
+		cmocka_unit_test(test_peers_that_are_none),
+		cmocka_unit_test(test_peers_that_contradict_themselves),
+		cmocka_unit_test(test_learnt_commit_is_persisted_at_the_start_of_a_term),
 		cmocka_unit_test(test_bootstrap_and_stream),
 		cmocka_unit_test(test_inflight_limit),
 		cmocka_unit_test(test_sync_recovers_from_the_donor),
