@@ -177,6 +177,10 @@ extern const neon_acceptor_storage sk_storage;
 extern void sk_replication_init(void);
 extern void sk_send_wal(SkSlot *slot, uint64 generation, XLogRecPtr start, neon_term term);
 
+/* ---- the broker (sk_broker.c) ---- */
+extern void sk_broker_init(void);
+
 extern PGDLLEXPORT void sk_worker_main(Datum arg);
+extern PGDLLEXPORT void sk_broker_main(Datum arg);
 
 #endif							/* SK_H */

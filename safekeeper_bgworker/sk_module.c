@@ -80,7 +80,6 @@ define_settings(void)
 	DefineCustomStringVariable("neon_safekeeper.database",
 							   "Database that has the extension neon_safekeeper.", NULL,
 							   &sk_database, "postgres", PGC_POSTMASTER, 0, NULL, NULL, NULL);
-	MarkGUCPrefixReserved("neon_safekeeper");
 }
 
 static void
@@ -112,6 +111,8 @@ _PG_init(void)
 				 errhint("Add neon_safekeeper to shared_preload_libraries and restart the server.")));
 
 	define_settings();
+	sk_broker_init();
+	MarkGUCPrefixReserved("neon_safekeeper");
 	check_start();
 	sk_shmem_init();
 	sk_replication_init();

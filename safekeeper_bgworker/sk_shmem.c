@@ -251,10 +251,13 @@ sk_slot_publish(SkSlot *slot)
 		pg_atomic_read_u64(&slot->term) != a->term ||
 		pg_atomic_read_u32(&slot->term_senders) != 0;
 
+	/* Who reads commit_lsn, then last_log_term, then term has of each what belongs to the one before, or something later (sk_broker.c). */
 	pg_atomic_write_u64(&slot->term, a->term);
+	pg_write_barrier();
 	pg_atomic_write_u64(&slot->last_log_term,
 						neon_history_last_term(&a->history, pg_atomic_read_u64(&slot->flush_lsn)));
 	pg_atomic_write_u64(&slot->serving_term, neon_acceptor_serves_term(a, a->term) ? a->term : 0);
+	pg_write_barrier();
 	pg_atomic_write_u64(&slot->commit_lsn, a->commit_lsn);
 	pg_atomic_write_u64(&slot->persisted_commit_lsn, a->persisted_commit_lsn);
 	if (wake)
