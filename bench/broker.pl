@@ -3,6 +3,7 @@
 use strict;
 use warnings;
 use IO::Select;
+use Socket qw(IPPROTO_TCP TCP_NODELAY);
 use Time::HiRes qw(time sleep);
 use RawPg;
 use Bench;
@@ -13,9 +14,10 @@ my $NODES = 3;
 sub broker_tick
 {
 	my ($pub, $sk, $from, $to) = @_;
-	my $us = int(time * 1e6);
-	my $e = join '', map { pack('N N4 N4 Q>6 C/a', $sk, 7, 7, 7, 1 + $_ % 10, 9, 9, 9, 1 + $_, 3, 3, $us, $us, 0, 0, "10.0.0.$sk:5432") } $from .. $to;
-	$pub->copy('P' . pack('n', $to - $from + 1) . $e);
+	my @e = map { [ pack('N N4 N4 Q>2', $sk, 7, 7, 7, 1 + $_ % 10, 9, 9, 9, 1 + $_, 3, 3), pack('Q>2 C/a', 0, 0, "10.0.0.$sk:5432") ] } $from .. $to;
+	# the clock starts when the message is made, as NOTIFY's does
+	my $us = pack('Q>2', (int(time * 1e6)) x 2);
+	$pub->copy('P' . pack('n', $to - $from + 1) . join '', map { $_->[0] . $us . $_->[1] } @e);
 }
 
 # A process that publishes every timeline once a second, in batches spread over the second.
@@ -26,6 +28,8 @@ sub broker_publisher
 	return $pid if $pid;
 	my $s = RawPg->connect(RawPg::parse($uri), password => '');
 	$s->copy_both('CALL neon_broker.publish()') or POSIX::_exit(1);
+	# as libpq does: nobody answers a publisher, so its next message could wait for the last one's delayed acknowledgement
+	setsockopt($s->{sock}, IPPROTO_TCP, TCP_NODELAY, 1) or POSIX::_exit(1);
 	my $batch = 50;
 	my ($start, $n) = (time, 0);
 	while (time < $start + $seconds)
