@@ -217,7 +217,6 @@ tell_others(PxMessageKind kind, const char *name, const char *role, const char *
 	for (int w = 0; w < px_workers; w++)
 		if (w != px.me)
 			px_ipc_send(w, kind, 0, text, len);
-	explicit_bzero(text, len);	/* a secret, perhaps */
 }
 
 /* What tell_others() sent, ended by a zero byte. */

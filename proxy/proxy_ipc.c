@@ -114,7 +114,6 @@ px_ipc_event(void)
 			case PX_MSG_ENDPOINT:
 			case PX_MSG_ROLE:
 				px_cache_told(h.kind, (const char *) data, len);
-				explicit_bzero(buf, n);
 				break;
 		}
 	}

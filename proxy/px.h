@@ -338,6 +338,18 @@ typedef struct PxClient
 	uint64		queries;
 } PxClient;
 
+/* ---------------------------------------------------------------- what workers tell each other */
+
+typedef enum PxMessageKind
+{
+	PX_MSG_CANCEL,				/* u64 key */
+	PX_MSG_SHOW,				/* text: what is to be shown; answered by PX_MSG_ROWS */
+	PX_MSG_ROWS,				/* one byte: whether these are the last; DataRow messages */
+	PX_MSG_COMMAND,				/* text: PAUSE, RESUME, KILL, RECONNECT, FORGET, and an endpoint's id */
+	PX_MSG_ENDPOINT,			/* three texts: name, "", what the controller said about it */
+	PX_MSG_ROLE					/* three texts: endpoint's id, role, secret */
+} PxMessageKind;
+
 /* ---------------------------------------------------------------- the worker */
 
 typedef struct PxWorker
@@ -502,15 +514,6 @@ extern void px_prepared_failed(PxServer *s, const PxRequest *r);
 extern int	px_prepared_count(const PxClient *c);
 
 /* ---- proxy_cache.c ---- */
-typedef enum PxMessageKind
-{
-	PX_MSG_CANCEL,				/* u64 key */
-	PX_MSG_SHOW,				/* text: what is to be shown; answered by PX_MSG_ROWS */
-	PX_MSG_ROWS,				/* one byte: whether these are the last; DataRow messages */
-	PX_MSG_COMMAND,				/* text: PAUSE, RESUME, KILL, RECONNECT, FORGET, and an endpoint's id */
-	PX_MSG_ENDPOINT,			/* three texts: name, "", what the controller said about it */
-	PX_MSG_ROLE					/* three texts: endpoint's id, role, secret */
-} PxMessageKind;
 extern PxEndpoint *px_cache_endpoint(PxClient *c, const char *name);	/* asks when needed; px_login_endpoint_ready() comes back */
 extern PxRole *px_cache_role(PxClient *c, PxEndpoint *e, const char *role);
 extern void px_cache_cancel(PxLookup *l);
