@@ -9,7 +9,7 @@ use PostgreSQL::Test::Utils;
 use SmgrTest;
 use Test::More;
 
-my $rounds = $ENV{NEON_ROUNDS} // 2;
+my $rounds = $ENV{NEON_ROUNDS} // 4;
 my $node = new_compute('compute', cache => '64MB', conf => "shared_buffers = 48MB\nmax_connections = 20\n");
 $node->start;
 $node->safe_psql('postgres', 'CREATE EXTENSION neon');
