@@ -2,9 +2,8 @@
  * remote.c - one statement on another node, its rows as jsonb; the module's settings.
  *
  * A SELECT is wrapped so that each row comes back as one jsonb value; anything else is run as it is and gives
- * no rows.  Every call makes a connection of its own: control traffic is rare, and a connection that
- * does not outlive its call cannot be stale.  kept() is the exception: it is for the many small transactions aside that a session makes
- * in this very instance, keeps one connection for them, and gives it up after any error.
+ * no rows.  The connection of remote() lasts until the transaction ends; that of kept(), which is for the many small transactions aside that
+ * a session makes in this very instance, as long as the session (links.c).
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -23,6 +22,7 @@
 #include "neon_pqcall.h"
 #include "neon_tenant_guard.h"
 #include "heartbeat.h"
+#include "links.h"
 #include "reconciler.h"
 
 PG_MODULE_MAGIC;
@@ -69,18 +69,6 @@ _PG_init(void)
 	nc_reconciler_init();
 }
 
-/* A connection that lives in `context`. */
-static PGconn *
-connect_to(const char *conninfo, const char *who, MemoryContext context, const char *setup)
-{
-	MemoryContext old = MemoryContextSwitchTo(context);
-	PGconn	   *conn = neon_pq_connect(conninfo, who, connect_timeout_ms);
-
-	PQclear(neon_pq_query(conn, who, setup, 0, NULL, connect_timeout_ms));
-	MemoryContextSwitchTo(old);
-	return conn;
-}
-
 static const char **
 text_array(Datum array, int *n)
 {
@@ -118,87 +106,49 @@ run(PGconn *conn, const char *who, FunctionCallInfo fcinfo)
 	PQclear(res);
 }
 
-/* remote(conninfo, who, sql, VARIADIC args text[]) returns setof jsonb */
-Datum
-nc_remote(PG_FUNCTION_ARGS)
+static Datum
+call(FunctionCallInfo fcinfo, NcLinkLife life, const char *setup)
 {
-	MemoryContext call = AllocSetContextCreate(CurrentMemoryContext, "remote call", ALLOCSET_SMALL_SIZES);
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "remote call", ALLOCSET_SMALL_SIZES);
 	MemoryContext old;
 	char	   *who;
+	NcLink	   *link;
 
 	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
-	old = MemoryContextSwitchTo(call);	/* its end closes the connection, also after an error */
+	old = MemoryContextSwitchTo(context);
 	who = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	/* When we are cancelled the node shall not go on with it for long; nor shall what runs aside, below. */
-	run(connect_to(text_to_cstring(PG_GETARG_TEXT_PP(0)), who, call, "SET client_connection_check_interval = 1000"), who, fcinfo);
+	link = nc_link(text_to_cstring(PG_GETARG_TEXT_PP(0)), who, life, setup, connect_timeout_ms);
+	PG_TRY();
+	{
+		run(nc_link_conn(link), who, fcinfo);
+	}
+	PG_CATCH();
+	{
+		nc_link_close(link);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 	MemoryContextSwitchTo(old);
-	MemoryContextDelete(call);
+	MemoryContextDelete(context);
 	return (Datum) 0;
 }
 
-static MemoryContext kept_context;
-static PGconn *kept_conn;
-static char *kept_conninfo;
-
-static void
-forget_kept(void)
+/*
+ * remote(conninfo, who, sql, VARIADIC args text[]) returns setof jsonb.  When we are cancelled the node shall not go on with it for long;
+ * nor shall what runs aside.
+ */
+Datum
+nc_remote(PG_FUNCTION_ARGS)
 {
-	if (kept_context)
-		MemoryContextDelete(kept_context);	/* closes it */
-	kept_context = NULL;
-	kept_conn = NULL;
-}
-
-/* The other side may have ended since the last call: what it said then, and the end of the stream, are there to be read. */
-static bool
-kept_is_good(const char *conninfo)
-{
-	if (kept_conn == NULL || strcmp(conninfo, kept_conninfo) != 0)
-		return false;
-	for (int i = 0; i < 2; i++)
-	{
-		if (!PQconsumeInput(kept_conn))
-			return false;
-		(void) PQisBusy(kept_conn);
-	}
-	return PQstatus(kept_conn) == CONNECTION_OK && PQtransactionStatus(kept_conn) == PQTRANS_IDLE;
+	return call(fcinfo, NC_LINK_TRANSACTION, "SET client_connection_check_interval = 1000");
 }
 
 /* kept(conninfo, who, sql, VARIADIC args text[]) returns setof jsonb */
 Datum
 nc_kept(PG_FUNCTION_ARGS)
 {
-	MemoryContext call = AllocSetContextCreate(CurrentMemoryContext, "call aside", ALLOCSET_SMALL_SIZES);
-	MemoryContext old;
-	char	   *conninfo;
-	char	   *who;
-
-	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
-	old = MemoryContextSwitchTo(call);
-	conninfo = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	who = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	if (!kept_is_good(conninfo))
-		forget_kept();
-	PG_TRY();
-	{
-		if (kept_conn == NULL)
-		{
-			kept_context = AllocSetContextCreate(TopMemoryContext, "kept connection", ALLOCSET_SMALL_SIZES);
-			kept_conninfo = MemoryContextStrdup(kept_context, conninfo);
-			kept_conn = connect_to(conninfo, who, kept_context, "SET application_name = 'neon controller, aside'; SET lock_timeout = 30000;"
-								   " SET client_connection_check_interval = 1000");
-		}
-		run(kept_conn, who, fcinfo);
-	}
-	PG_CATCH();
-	{
-		forget_kept();
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(old);
-	MemoryContextDelete(call);
-	return (Datum) 0;
+	return call(fcinfo, NC_LINK_SESSION, "SET application_name = 'neon controller, aside'; SET lock_timeout = 30000;"
+				" SET client_connection_check_interval = 1000");
 }
 
 /* check_setting(name, value): as ALTER SYSTEM checks, and nothing is changed.  Settings of modules are left to the server that has them. */

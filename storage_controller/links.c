@@ -1,0 +1,132 @@
+/*
+ * links.c - connections to other servers that outlive a call, so that an operation does not pay for a new backend at each of its steps.
+ *
+ * A link of remote() lives until the transaction ends, that of kept() until the session does.  A link is used again only while nothing has
+ * come over it unasked and it is in no transaction; after any error it is given up, which also makes the other side stop what it was told
+ * (client_connection_check_interval).  There are at most MAX_LINKS; beyond that the one that was used longest ago is closed.
+ *
+ * Crash rule: none; what a session had asked for ends with its connections.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "lib/ilist.h"
+#include "utils/memutils.h"
+
+#include "neon_pqcall.h"
+#include "links.h"
+
+#define MAX_LINKS	8
+
+struct NcLink
+{
+	dlist_node	node;
+	MemoryContext context;		/* of the link and its connection: its end closes it */
+	PGconn	   *conn;
+	NcLinkLife	life;
+	char		conninfo[FLEXIBLE_ARRAY_MEMBER];
+};
+
+static dlist_head links = DLIST_STATIC_INIT(links);	/* used last first */
+static int	nlinks = 0;
+
+PGconn *
+nc_link_conn(NcLink *link)
+{
+	return link->conn;
+}
+
+void
+nc_link_close(NcLink *link)
+{
+	dlist_delete(&link->node);
+	nlinks--;
+	MemoryContextDelete(link->context);
+}
+
+static void
+at_transaction_end(XactEvent event, void *arg)
+{
+	dlist_mutable_iter i;
+
+	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
+		return;
+	dlist_foreach_modify(i, &links)
+	{
+		NcLink	   *link = dlist_container(NcLink, node, i.cur);
+
+		if (link->life == NC_LINK_TRANSACTION)
+			nc_link_close(link);
+	}
+}
+
+/* The other side may have ended since the last call: what it said then, and the end of the stream, are there to be read. */
+static bool
+is_good(NcLink *link)
+{
+	for (int i = 0; i < 2; i++)
+	{
+		if (!PQconsumeInput(link->conn))
+			return false;
+		(void) PQisBusy(link->conn);
+	}
+	return PQstatus(link->conn) == CONNECTION_OK && PQtransactionStatus(link->conn) == PQTRANS_IDLE;
+}
+
+static NcLink *
+find(const char *conninfo, NcLinkLife life)
+{
+	dlist_iter	i;
+
+	dlist_foreach(i, &links)
+	{
+		NcLink	   *link = dlist_container(NcLink, node, i.cur);
+
+		if (link->life == life && strcmp(link->conninfo, conninfo) == 0)
+			return link;
+	}
+	return NULL;
+}
+
+/* An error while connecting leaves nothing: the context hangs below the call's until it is whole. */
+static NcLink *
+make(const char *conninfo, const char *who, NcLinkLife life, const char *setup, int timeout_ms)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "link to another server", ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	NcLink	   *link = palloc0(offsetof(NcLink, conninfo) + strlen(conninfo) + 1);
+
+	link->context = context;
+	link->life = life;
+	strcpy(link->conninfo, conninfo);
+	link->conn = neon_pq_connect(conninfo, who, timeout_ms);
+	PQclear(neon_pq_query(link->conn, who, setup, 0, NULL, timeout_ms));
+	MemoryContextSwitchTo(old);
+	if (nlinks == MAX_LINKS)
+		nc_link_close(dlist_tail_element(NcLink, node, &links));
+	MemoryContextSetParent(context, TopMemoryContext);
+	dlist_push_head(&links, &link->node);
+	nlinks++;
+	return link;
+}
+
+NcLink *
+nc_link(const char *conninfo, const char *who, NcLinkLife life, const char *setup, int timeout_ms)
+{
+	static bool registered = false;
+	NcLink	   *link = find(conninfo, life);
+
+	if (!registered)
+		RegisterXactCallback(at_transaction_end, NULL);
+	registered = true;
+	if (link != NULL && is_good(link))
+	{
+		dlist_move_head(&links, &link->node);
+		return link;
+	}
+	if (link != NULL)
+		nc_link_close(link);
+	return make(conninfo, who, life, setup, timeout_ms);
+}
