@@ -9,4 +9,7 @@
 /* Its settings, and the worker itself. */
 extern void nc_reconciler_init(void);
 
+/* remote.c: from now on servers that do not answer are remembered, in the round's memory. */
+extern void nc_begin_round(MemoryContext round);
+
 #endif							/* NEON_RECONCILER_H */

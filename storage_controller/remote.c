@@ -25,6 +25,9 @@
 #include "heartbeat.h"
 #include "reconciler.h"
 
+/* servers that a round remembers */
+#define MAX_SILENT				1000
+
 PG_MODULE_MAGIC;
 
 PG_FUNCTION_INFO_V1(nc_remote);
@@ -118,6 +121,57 @@ run(PGconn *conn, const char *who, FunctionCallInfo fcinfo)
 	PQclear(res);
 }
 
+/* What did not answer in this round of the reconciler, as connection strings: the others that want it do not wait for it again. */
+static List *silent = NIL;
+static MemoryContext silent_context = NULL;
+
+/* A round begins.  Its memory, and with it what is remembered, is reset by its end. */
+void
+nc_begin_round(MemoryContext round)
+{
+	silent = NIL;
+	silent_context = round;
+}
+
+static void
+remember_silent(const char *conninfo)
+{
+	MemoryContext old;
+
+	if (silent_context == NULL || list_length(silent) >= MAX_SILENT)
+		return;
+	old = MemoryContextSwitchTo(silent_context);
+	silent = lappend(silent, pstrdup(conninfo));
+	MemoryContextSwitchTo(old);
+}
+
+static PGconn *
+connect_unless_silent(const char *conninfo, const char *who, MemoryContext context, const char *setup)
+{
+	PGconn	   *volatile conn = NULL;
+	ListCell   *lc;
+
+	foreach(lc, silent)
+		if (strcmp(lfirst(lc), conninfo) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_CONNECTION_FAILURE),
+					 errmsg("%s is not asked again in this round", who),
+					 errdetail("It has not answered a moment ago."),
+					 errhint("It is tried again later.  Check that it runs and is reachable.")));
+	PG_TRY();
+	{
+		conn = connect_to(conninfo, who, context, setup);
+	}
+	PG_CATCH();
+	{
+		if (geterrcode() == ERRCODE_CONNECTION_FAILURE)		/* the time was up; a connection that is refused costs nothing */
+			remember_silent(conninfo);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	return conn;
+}
+
 /* remote(conninfo, who, sql, VARIADIC args text[]) returns setof jsonb */
 Datum
 nc_remote(PG_FUNCTION_ARGS)
@@ -130,7 +184,7 @@ nc_remote(PG_FUNCTION_ARGS)
 	old = MemoryContextSwitchTo(call);	/* its end closes the connection, also after an error */
 	who = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	/* When we are cancelled the node shall not go on with it for long; nor shall what runs aside, below. */
-	run(connect_to(text_to_cstring(PG_GETARG_TEXT_PP(0)), who, call, "SET client_connection_check_interval = 1000"), who, fcinfo);
+	run(connect_unless_silent(text_to_cstring(PG_GETARG_TEXT_PP(0)), who, call, "SET client_connection_check_interval = 1000"), who, fcinfo);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(call);
 	return (Datum) 0;
