@@ -19,6 +19,7 @@
 #include "links.h"
 
 #define MAX_LINKS	8
+#define MAX_SILENT	1000		/* servers that a round remembers */
 
 struct NcLink
 {
@@ -31,6 +32,10 @@ struct NcLink
 
 static dlist_head links = DLIST_STATIC_INIT(links);	/* used last first */
 static int	nlinks = 0;
+
+/* What did not answer in this round of the reconciler, as connection strings: the others that want it do not wait for it again. */
+static List *silent = NIL;
+static MemoryContext silent_context = NULL;
 
 PGconn *
 nc_link_conn(NcLink *link)
@@ -90,6 +95,60 @@ find(const char *conninfo, NcLinkLife life)
 	return NULL;
 }
 
+/* A round begins.  Its memory, and with it what is remembered, is reset by its end. */
+void
+nc_begin_round(MemoryContext round)
+{
+	silent = NIL;
+	silent_context = round;
+}
+
+static void
+remember_silent(const char *conninfo)
+{
+	MemoryContext old;
+
+	if (silent_context == NULL || list_length(silent) >= MAX_SILENT)
+		return;
+	old = MemoryContextSwitchTo(silent_context);
+	silent = lappend(silent, pstrdup(conninfo));
+	MemoryContextSwitchTo(old);
+}
+
+static void
+refuse_silent(const char *conninfo, const char *who)
+{
+	ListCell   *lc;
+
+	foreach(lc, silent)
+		if (strcmp(lfirst(lc), conninfo) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_CONNECTION_FAILURE),
+					 errmsg("%s is not asked again in this round", who),
+					 errdetail("It has not answered a moment ago."),
+					 errhint("It is tried again later.  Check that it runs and is reachable.")));
+}
+
+static PGconn *
+connect_to(const char *conninfo, const char *who, const char *setup, int timeout_ms)
+{
+	PGconn	   *volatile conn = NULL;
+
+	PG_TRY();
+	{
+		conn = neon_pq_connect(conninfo, who, timeout_ms);
+		PQclear(neon_pq_query(conn, who, setup, 0, NULL, timeout_ms));
+	}
+	PG_CATCH();
+	{
+		if (geterrcode() == ERRCODE_CONNECTION_FAILURE)		/* the time was up; a connection that is refused costs nothing */
+			remember_silent(conninfo);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	return conn;
+}
+
 /* An error while connecting leaves nothing: the context hangs below the call's until it is whole. */
 static NcLink *
 make(const char *conninfo, const char *who, NcLinkLife life, const char *setup, int timeout_ms)
@@ -101,8 +160,7 @@ make(const char *conninfo, const char *who, NcLinkLife life, const char *setup, 
 	link->context = context;
 	link->life = life;
 	strcpy(link->conninfo, conninfo);
-	link->conn = neon_pq_connect(conninfo, who, timeout_ms);
-	PQclear(neon_pq_query(link->conn, who, setup, 0, NULL, timeout_ms));
+	link->conn = connect_to(conninfo, who, setup, timeout_ms);
 	MemoryContextSwitchTo(old);
 	if (nlinks == MAX_LINKS)
 		nc_link_close(dlist_tail_element(NcLink, node, &links));
@@ -128,5 +186,6 @@ nc_link(const char *conninfo, const char *who, NcLinkLife life, const char *setu
 	}
 	if (link != NULL)
 		nc_link_close(link);
+	refuse_silent(conninfo, who);
 	return make(conninfo, who, life, setup, timeout_ms);
 }

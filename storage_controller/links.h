@@ -24,4 +24,7 @@ extern NcLink *nc_link(const char *conninfo, const char *who, NcLinkLife life, c
 extern PGconn *nc_link_conn(NcLink *link);
 extern void nc_link_close(NcLink *link);
 
+/* A round of the reconciler begins: servers that do not answer are remembered, in the round's memory, and not asked again in it. */
+extern void nc_begin_round(MemoryContext round);
+
 #endif							/* NC_LINKS_H */

@@ -5,7 +5,8 @@
  * Heartbeats have a worker of their own, so that no job, however long, makes nodes look as if they were away.
  *
  * Each job has a transaction of its own, and its error is logged, so that one that fails holds up nobody else; neither does one that wants a
- * lock which somebody keeps: it fails after LOCK_TIMEOUT_MS.  The workers keep nothing between two rounds: killed at any moment they begin again.
+ * lock which somebody keeps: it fails after LOCK_TIMEOUT_MS.  A server that does not answer costs a round one wait, however many jobs want
+ * it (links.c).  The workers keep nothing between two rounds: killed at any moment they begin again.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -26,6 +27,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "links.h"
 #include "reconciler.h"
 
 #define DEFAULT_INTERVAL_MS		5000
@@ -185,7 +187,10 @@ nc_reconciler_main(Datum arg)
 	for (;;)
 	{
 		Job		   *jobs = NULL;
-		int			n = interval_ms[me] > 0 ? safely(&jobs, NULL, turn) : 0;
+		int			n;
+
+		nc_begin_round(turn);
+		n = interval_ms[me] > 0 ? safely(&jobs, NULL, turn) : 0;
 
 		for (int i = 0; i < n; i++)
 		{

@@ -20,7 +20,8 @@ CREATE TABLE nodes (
 	port int NOT NULL,
 	admin_connstring text NOT NULL,		-- superuser, database postgres
 	registered_at timestamptz NOT NULL DEFAULT now(),
-	state text NOT NULL DEFAULT 'registered' CHECK (state IN ('registered', 'online', 'offline')),	-- registered: never asked
+	state text NOT NULL DEFAULT 'registered'	-- see state_machine('node')
+		CHECK (state IN ('registered', 'online', 'offline', 'draining', 'draining offline')),
 	last_seen timestamptz,				-- what heartbeats have brought, from here on
 	up_since timestamptz,
 	missed int NOT NULL DEFAULT 0,		-- without an answer, one after another

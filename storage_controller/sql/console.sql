@@ -42,6 +42,10 @@ CREATE FUNCTION console_keep(kind text, tenant_id text, valid interval) RETURNS 
 DECLARE secret text := @extschema@.console_random();
 BEGIN
 	DELETE FROM @extschema@.console_secrets WHERE expires_at < clock_timestamp();
+	IF (SELECT count(*) FROM @extschema@.console_secrets s WHERE s.kind = console_keep.kind AND s.tenant IS NOT DISTINCT FROM tenant_id) >= 1000 THEN
+		RAISE EXCEPTION 'there are too many %s of the console', kind USING ERRCODE = 'program_limit_exceeded',
+			DETAIL = 'A tenant can have 1000, and so can administrators.', HINT = 'Use one that there is, or wait until one has expired.';
+	END IF;
 	INSERT INTO @extschema@.console_secrets VALUES (@extschema@.console_hash(secret), kind, tenant_id, DEFAULT, clock_timestamp() + valid);
 	RETURN secret;
 END $$;
@@ -101,32 +105,38 @@ CREATE FUNCTION console_overview(only_tenant text) RETURNS jsonb LANGUAGE sql AS
 			WHERE only_tenant IS NULL OR e ->> 'tenant' = only_tenant));
 $$;
 
--- Sizes of the databases of a running endpoint, asked at most every minute.  NULL: never seen.
-CREATE FUNCTION console_logical_size(tl timelines) RETURNS bigint LANGUAGE plpgsql AS $$
+-- Size of the databases of a running endpoint.  NULL: it does not run, or does not say.
+CREATE FUNCTION console_ask_size(tl timelines) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
 	e @extschema@.endpoints;
-	size bigint;
 BEGIN
-	SELECT logical_bytes INTO size FROM @extschema@.console_sizes s
-	WHERE s.timeline = tl.id AND s.seen_at > clock_timestamp() - interval '1 minute';
-	IF FOUND THEN
-		RETURN size;
-	END IF;
 	SELECT * INTO e FROM @extschema@.endpoints x WHERE x.timeline = tl.id;
 	IF FOUND AND @extschema@.endpoint_pid(e) IS NOT NULL THEN
-		BEGIN
-			SELECT (r ->> 'size')::bigint INTO size FROM @extschema@.remote(@extschema@.endpoint_admin(e), format('endpoint "%s"', e.name),
-				'SELECT sum(pg_database_size(oid))::bigint AS size FROM pg_database WHERE datallowconn') r;
-			INSERT INTO @extschema@.console_sizes VALUES (tl.id, size, clock_timestamp())
-			ON CONFLICT (timeline) DO UPDATE SET logical_bytes = excluded.logical_bytes, seen_at = excluded.seen_at;
-			RETURN size;
-		EXCEPTION WHEN connection_exception OR sqlclient_unable_to_establish_sqlconnection OR connection_failure
-				OR cannot_connect_now OR admin_shutdown OR crash_shutdown THEN
-			NULL;				-- it went to sleep meanwhile: what it said the last time
-		END;
+		RETURN (SELECT (r ->> 'size')::bigint FROM @extschema@.remote(@extschema@.endpoint_admin(e), format('endpoint "%s"', e.name),
+			'SELECT sum(pg_database_size(oid))::bigint AS size FROM pg_database WHERE datallowconn') r);
 	END IF;
-	SELECT logical_bytes INTO size FROM @extschema@.console_sizes s WHERE s.timeline = tl.id;
-	RETURN size;
+	RETURN NULL;
+EXCEPTION WHEN connection_exception OR sqlclient_unable_to_establish_sqlconnection OR connection_failure
+		OR cannot_connect_now OR admin_shutdown OR crash_shutdown THEN
+	RETURN NULL;				-- it went to sleep meanwhile: what it said the last time
+END $$;
+
+-- Those that were not asked within the last minute.  All are asked before anything is written: a row that is written here holds its timeline's
+-- row (foreign key), and whoever drops a branch would wait for an endpoint that does not answer.  In one order, so that two pages do not wait for each other.
+CREATE FUNCTION console_refresh_sizes(only_tenant text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+	tl @extschema@.timelines;
+	sizes jsonb := '{}';
+BEGIN
+	FOR tl IN SELECT l.* FROM @extschema@.branches b JOIN @extschema@.timelines l ON l.id = b.timeline
+			WHERE (only_tenant IS NULL OR b.tenant = only_tenant) AND NOT EXISTS (SELECT FROM @extschema@.console_sizes s
+				WHERE s.timeline = l.id AND s.seen_at > clock_timestamp() - interval '1 minute') ORDER BY l.id LOOP
+		sizes := sizes || jsonb_build_object(tl.id, @extschema@.console_ask_size(tl));
+	END LOOP;
+	INSERT INTO @extschema@.console_sizes
+	SELECT l.id, (sizes ->> l.id)::bigint, clock_timestamp()
+	FROM (SELECT x.id FROM @extschema@.timelines x WHERE sizes ->> x.id IS NOT NULL ORDER BY x.id FOR KEY SHARE SKIP LOCKED) l
+	ON CONFLICT (timeline) DO UPDATE SET logical_bytes = excluded.logical_bytes, seen_at = excluded.seen_at;
 END $$;
 
 CREATE FUNCTION console_storage(only_tenant text) RETURNS jsonb LANGUAGE plpgsql AS $$
@@ -148,11 +158,13 @@ BEGIN
 			away := away || to_jsonb(n.name);
 		END;
 	END LOOP;
+	PERFORM @extschema@.console_refresh_sizes(only_tenant);
 	RETURN jsonb_build_object('away', away, 'branches', (
 		SELECT coalesce(jsonb_agg(jsonb_build_object('tenant', b.tenant, 'name', b.name, 'timeline_id', l.id,
-			'logical_bytes', @extschema@.console_logical_size(l), 'layers', p -> 'layers', 'delta_bytes', p -> 'delta_bytes',
+			'logical_bytes', s.logical_bytes, 'layers', p -> 'layers', 'delta_bytes', p -> 'delta_bytes',
 			'image_bytes', p -> 'image_bytes', 'open_bytes', p -> 'open_bytes', 'last_record_lsn', p -> 'last_record_lsn')), '[]')
 		FROM @extschema@.branches b JOIN @extschema@.timelines l ON l.id = b.timeline
+		LEFT JOIN @extschema@.console_sizes s ON s.timeline = l.id
 		LEFT JOIN jsonb_array_elements(parts) p ON p ->> 'timeline' = l.id
 		WHERE only_tenant IS NULL OR b.tenant = only_tenant));
 END $$;

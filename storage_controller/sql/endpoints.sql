@@ -152,7 +152,9 @@ BEGIN
 	PERFORM @extschema@.step('stop the server', e.compute, e.name);
 	BEGIN
 		PERFORM @extschema@.refresh_role_secrets(e);
-	EXCEPTION WHEN OTHERS THEN
+	EXCEPTION WHEN program_limit_exceeded THEN
+		RAISE LOG '%', SQLERRM;
+	WHEN OTHERS THEN
 		RAISE DEBUG 'verifiers of endpoint "%" stay as they were: %', endpoint, SQLERRM;	-- it does not run, or cannot be asked
 	END;
 	PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.stop_compute($1, $2)', e.directory, mode);
@@ -167,7 +169,7 @@ DECLARE
 	new_port int;
 	new_directory text := format('%s-%s', left(tenant_id, 8), endpoint);
 BEGIN
-	PERFORM @extschema@.check_name(endpoint, 'endpoint');
+	PERFORM @extschema@.check_endpoint_name(endpoint);
 	PERFORM @extschema@.lock_tenant(tenant_id);
 	tl := @extschema@.find_branch(tenant_id, coalesce(branch, endpoint));
 	IF EXISTS (SELECT FROM @extschema@.endpoints e WHERE e.tenant = tenant_id AND e.name = endpoint) THEN
@@ -179,11 +181,7 @@ BEGIN
 		RAISE EXCEPTION 'branch "%" already has the read-write endpoint "%"', coalesce(branch, endpoint), other
 			USING ERRCODE = 'NE005', HINT = 'A branch has one writer at a time; create a branch for another one.';
 	END IF;
-	SELECT * INTO c FROM @extschema@.nodes WHERE role = 'compute' ORDER BY node_id LIMIT 1;
-	IF NOT FOUND THEN
-		RAISE EXCEPTION 'no compute host is registered' USING ERRCODE = 'NE006',
-			HINT = 'Register one with neon_controller.register_node().';
-	END IF;
+	c := @extschema@.choose_host();
 	-- what an interrupted creation has left there, perhaps running on another branch
 	PERFORM pg_advisory_xact_lock(@extschema@.leftover_lock('compute', new_directory));
 	PERFORM @extschema@.on_node(c.name, 'SELECT neon_compute_tools.drop_compute($1)', new_directory)

@@ -108,7 +108,7 @@ $$;
 
 CREATE FUNCTION attachment_jobs() RETURNS TABLE (job text, object text) LANGUAGE sql AS $$
 	(SELECT 'reattach', format('%s %s', a.tenant, a.pageserver) FROM @extschema@.attachments a JOIN @extschema@.nodes n ON n.name = a.pageserver
-		WHERE n.state = 'online' AND a.up_since IS DISTINCT FROM n.up_since AND EXISTS (SELECT FROM @extschema@.tenants t WHERE t.id = a.tenant)
+		WHERE n.state IN ('online', 'draining') AND a.up_since IS DISTINCT FROM n.up_since AND EXISTS (SELECT FROM @extschema@.tenants t WHERE t.id = a.tenant)
 		ORDER BY a.attached_at, a.tenant LIMIT 100)
 	UNION ALL (SELECT 'forget_attachment', format('%s %s', a.tenant, a.pageserver) FROM @extschema@.attachments a WHERE @extschema@.is_stale(a)
 		ORDER BY a.tenant LIMIT 100);

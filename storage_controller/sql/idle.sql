@@ -24,12 +24,22 @@ CREATE TABLE role_secrets (
 );
 COMMENT ON TABLE role_secrets IS 'password verifiers of the roles of a timeline whose endpoint is suspended';
 
+-- There is a limit, as what is in there is up to the tenant: beyond it none is kept, and whoever logs in while the endpoint sleeps wakes it.
 CREATE FUNCTION refresh_role_secrets(e endpoints) RETURNS void LANGUAGE plpgsql AS $$
-DECLARE secrets jsonb;
+DECLARE
+	secrets jsonb;
+	n int;
+	longest int;
 BEGIN
 	SELECT coalesce(jsonb_agg(r), '[]') INTO secrets FROM @extschema@.remote(@extschema@.endpoint_admin(e), format('endpoint "%s"', e.name),
-		'SELECT rolname AS role, rolpassword AS secret, rolvaliduntil AS valid_until FROM pg_catalog.pg_authid
-		WHERE rolcanlogin AND rolpassword IS NOT NULL') r;
+		'SELECT rolname AS role, pg_catalog.left(rolpassword, 1001) AS secret, rolvaliduntil AS valid_until FROM pg_catalog.pg_authid
+		WHERE rolcanlogin AND rolpassword IS NOT NULL LIMIT 1001') r;
+	SELECT count(*), max(greatest(octet_length(x.role), octet_length(x.secret))) INTO n, longest FROM jsonb_to_recordset(secrets) AS x (role text, secret text);
+	IF n > 1000 OR longest > 1000 THEN
+		RAISE EXCEPTION 'the password verifiers of endpoint "%" are not kept', e.name USING ERRCODE = 'program_limit_exceeded',
+			DETAIL = 'It has more than 1000 roles with a password, or a verifier of more than 1000 bytes.',
+			HINT = 'Clients that log in while it sleeps wake it.  Drop roles that nobody needs, or their passwords.';
+	END IF;
 	DELETE FROM @extschema@.role_secrets s WHERE s.timeline = e.timeline;
 	INSERT INTO @extschema@.role_secrets SELECT e.timeline, x.role, x.secret, x.valid_until
 	FROM jsonb_to_recordset(secrets) AS x (role text, secret text, valid_until timestamptz);
@@ -186,6 +196,9 @@ BEGIN
 	IF changes <> '{}' THEN
 		PERFORM @extschema@.check_branch_setting(s.key, s.value) FROM jsonb_each_text(changes) s;
 		PERFORM @extschema@.lock_tenant(tenant_id);
+		-- before its server has them
+		PERFORM @extschema@.check_settings(jsonb_strip_nulls(x.settings || changes)), @extschema@.check_settings(jsonb_strip_nulls(b.settings || changes))
+		FROM @extschema@.endpoints x JOIN @extschema@.branches b ON b.timeline = x.timeline WHERE x.tenant = tenant_id AND x.name = endpoint;
 	END IF;
 	PERFORM @extschema@.start_endpoint(tenant_id, endpoint);
 	e := @extschema@.find_endpoint(tenant_id, endpoint);

@@ -27,6 +27,9 @@ CREATE TABLE jwt_roles (
 );
 COMMENT ON TABLE jwt_roles IS 'roles that tokens log in to, and the passwords that only proxies are told; the same in all branches';
 
+SELECT pg_catalog.pg_extension_config_dump('jwks', '');
+SELECT pg_catalog.pg_extension_config_dump('jwt_roles', '');
+
 CREATE FUNCTION jwt_tenant(tenant text) RETURNS text LANGUAGE plpgsql STABLE AS $$
 DECLARE t text;
 BEGIN

@@ -37,7 +37,13 @@ INSERT INTO states VALUES
 	('endpoint', 'crashed', 'passing', 'has crashed lately, and is started again'),
 	('endpoint', 'given up', 'steady', 'has crashed too often in a row to be started again by itself'),
 	('endpoint', 'suspended', 'steady', 'has no server until somebody needs it'),
-	('endpoint', 'dropped', 'final', 'is no more');
+	('endpoint', 'dropped', 'final', 'is no more'),
+	('node', 'registered', 'start', 'was not asked yet, and is taken to be there'),
+	('node', 'online', 'steady', 'answers, and gets what is new'),
+	('node', 'offline', 'steady', 'does not answer; what it has stays where it is'),
+	('node', 'draining', 'steady', 'answers, and gets nothing new: somebody has said so'),
+	('node', 'draining offline', 'steady', 'does not answer, and gets nothing new when it does again'),
+	('node', 'removed', 'final', 'is known no more');
 
 INSERT INTO transitions VALUES
 	('operation', 'running', 'passes its commit point', 'committed', NULL),
@@ -67,7 +73,36 @@ INSERT INTO transitions VALUES
 	('endpoint', 'given up', 'was suspended', 'suspended', NULL),
 	('endpoint', 'given up', 'was dropped', 'dropped', NULL),
 	('endpoint', 'suspended', 'was started', 'running', NULL),
-	('endpoint', 'suspended', 'was dropped', 'dropped', NULL);
+	('endpoint', 'suspended', 'was dropped', 'dropped', NULL),
+	('node', 'registered', 'answers', 'online', NULL),
+	('node', 'registered', 'does not answer twice', 'offline', NULL),
+	('node', 'registered', 'is drained', 'draining', NULL),
+	('node', 'registered', 'is activated', 'registered', NULL),
+	('node', 'registered', 'has a new address', 'registered', NULL),
+	('node', 'registered', 'is removed', 'removed', NULL),
+	('node', 'online', 'answers', 'online', NULL),
+	('node', 'online', 'does not answer twice', 'offline', NULL),
+	('node', 'online', 'is drained', 'draining', NULL),
+	('node', 'online', 'is activated', 'online', NULL),
+	('node', 'online', 'has a new address', 'registered', NULL),
+	('node', 'offline', 'answers', 'online', NULL),
+	('node', 'offline', 'does not answer twice', 'offline', NULL),
+	('node', 'offline', 'is drained', 'draining offline', NULL),
+	('node', 'offline', 'is activated', 'offline', NULL),
+	('node', 'offline', 'has a new address', 'registered', NULL),
+	('node', 'offline', 'is removed', 'removed', NULL),
+	('node', 'draining', 'answers', 'draining', NULL),
+	('node', 'draining', 'does not answer twice', 'draining offline', NULL),
+	('node', 'draining', 'is drained', 'draining', NULL),
+	('node', 'draining', 'is activated', 'registered', NULL),
+	('node', 'draining', 'has a new address', 'draining', NULL),
+	('node', 'draining', 'is removed', 'removed', NULL),
+	('node', 'draining offline', 'answers', 'draining', NULL),
+	('node', 'draining offline', 'does not answer twice', 'draining offline', NULL),
+	('node', 'draining offline', 'is drained', 'draining offline', NULL),
+	('node', 'draining offline', 'is activated', 'offline', NULL),
+	('node', 'draining offline', 'has a new address', 'draining', NULL),
+	('node', 'draining offline', 'is removed', 'removed', NULL);
 
 CREATE FUNCTION state_machine(name text = NULL, OUT machine text, OUT state text, OUT kind text, OUT event text, OUT next text, OUT action text, OUT meaning text)
 RETURNS SETOF record LANGUAGE sql STABLE AS $$
@@ -140,3 +175,17 @@ BEGIN
 	RETURN NULL;
 END $$;
 CREATE TRIGGER check_state AFTER UPDATE OF state ON operations FOR EACH ROW EXECUTE FUNCTION check_operation_state();
+
+-- A node that something is on does not go: foreign keys keep those of pageservers and hosts, and safekeepers are in arrays.
+CREATE FUNCTION check_node_state() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM @extschema@.check_way('node', OLD.state, CASE TG_OP WHEN 'DELETE' THEN 'removed' ELSE NEW.state END);
+	IF TG_OP = 'DELETE' AND current_setting('transaction_isolation') NOT LIKE 'read %' THEN
+		RAISE EXCEPTION 'removing a node needs isolation level "read committed"' USING ERRCODE = 'invalid_transaction_state',
+			DETAIL = 'Only there it sees what was put on the node meanwhile.', HINT = 'Begin the transaction with READ COMMITTED, or do it outside of one.';
+	ELSIF TG_OP = 'DELETE' THEN
+		PERFORM @extschema@.check_node_is_empty(OLD);
+	END IF;
+	RETURN NULL;
+END $$;
+CREATE TRIGGER check_state AFTER UPDATE OF state OR DELETE ON nodes FOR EACH ROW EXECUTE FUNCTION check_node_state();

@@ -9,6 +9,17 @@ BEGIN
 	END IF;
 END $$;
 
+-- Outside the cluster an endpoint is "<name>-<8 digits of its tenant>" (endpoint_id), which is a DNS label and so has at most 63 characters.
+CREATE FUNCTION check_endpoint_name(name text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM @extschema@.check_name(name, 'endpoint');
+	IF length(name) > 54 THEN
+		RAISE EXCEPTION 'endpoint name "%" is too long', name USING ERRCODE = 'name_too_long',
+			DETAIL = format('It has %s characters, and 54 are possible: clients reach the endpoint under its name and 9 more characters, as a label of a host name.', length(name)),
+			HINT = 'Give it a shorter name; its branch may have a longer one: neon_create_endpoint(''short'', branch => ''long'').';
+	END IF;
+END $$;
+
 CREATE FUNCTION find_branch(tenant_id text, branch text) RETURNS timelines LANGUAGE plpgsql STABLE AS $$
 DECLARE tl @extschema@.timelines;
 BEGIN

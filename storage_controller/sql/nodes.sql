@@ -18,14 +18,85 @@ COMMENT ON FUNCTION on_node(text, text, text[]) IS 'remote() on a registered nod
 
 -- At a new address it has to be seen anew.
 CREATE FUNCTION register_node(name text, role text, node_id int, host text, port int, admin_connstring text) RETURNS void
-LANGUAGE sql AS $$
+LANGUAGE plpgsql AS $$
+BEGIN
 	INSERT INTO @extschema@.nodes AS n (name, role, node_id, host, port, admin_connstring) VALUES ($1, $2, $3, $4, $5, $6)
 	ON CONFLICT ON CONSTRAINT nodes_pkey DO UPDATE SET role = $2, node_id = $3, host = $4, port = $5, admin_connstring = $6,
-		state = CASE WHEN n.admin_connstring = $6 THEN n.state ELSE 'registered' END,
+		state = CASE WHEN n.admin_connstring = $6 THEN n.state ELSE @extschema@.next_state('node', n.state, 'has a new address') END,
 		missed = CASE WHEN n.admin_connstring = $6 THEN n.missed ELSE 0 END,
 		error = CASE WHEN n.admin_connstring = $6 THEN n.error END;
-$$;
+END $$;
 COMMENT ON FUNCTION register_node(text, text, int, text, int, text) IS 'make a server known, or change its address';
+
+-- ---------------------------------------------------------------- what operators say of nodes
+--
+-- The states are those of state_machine('node').  Nothing is moved off a node yet: one that is drained gets nothing new, and is empty when what it
+-- has was dropped.
+
+CREATE FUNCTION lock_node(node text) RETURNS nodes LANGUAGE plpgsql AS $$
+DECLARE n @extschema@.nodes;
+BEGIN
+	SELECT * INTO n FROM @extschema@.nodes x WHERE x.name = node FOR NO KEY UPDATE;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'node "%" is not registered', node USING ERRCODE = 'NE001', HINT = 'See neon_nodes.';
+	ELSIF n.role = 'controller' THEN
+		RAISE EXCEPTION 'node "%" is a controller', node USING ERRCODE = 'wrong_object_type',
+			DETAIL = 'Only pageservers, safekeepers and hosts of endpoints are given something.', HINT = 'See neon_nodes.';
+	END IF;
+	RETURN n;
+END $$;
+
+CREATE FUNCTION drain_node(node text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE n @extschema@.nodes := @extschema@.lock_node(node);
+BEGIN
+	UPDATE @extschema@.nodes x SET state = @extschema@.next_state('node', x.state, 'is drained') WHERE x.name = n.name RETURNING x.state INTO n.state;
+	RETURN n.state;
+END $$;
+COMMENT ON FUNCTION drain_node(text) IS
+	'a node gets no new tenants and endpoints from now on; what it has stays, and works as before.  Returns its state; activate_node() takes it back';
+
+CREATE FUNCTION activate_node(node text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE n @extschema@.nodes := @extschema@.lock_node(node);
+BEGIN
+	UPDATE @extschema@.nodes x SET state = @extschema@.next_state('node', x.state, 'is activated') WHERE x.name = n.name RETURNING x.state INTO n.state;
+	RETURN n.state;
+END $$;
+COMMENT ON FUNCTION activate_node(text) IS 'a node that was drained gets what is new again, if it answers; returns its state';
+
+-- Safekeepers: whoever writes a timeline's row holds theirs, or finds that they are gone (hold_safekeepers).
+CREATE FUNCTION check_node_is_empty(n nodes) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+	timelines bigint := (SELECT count(*) FROM @extschema@.timelines l WHERE l.pageserver = n.name OR n.name = ANY (l.safekeepers));
+	tenants bigint := (SELECT count(*) FROM @extschema@.attachments a WHERE a.pageserver = n.name);
+	endpoints bigint := (SELECT count(*) FROM @extschema@.endpoints e WHERE e.compute = n.name);
+BEGIN
+	IF timelines + tenants + endpoints > 0 THEN
+		RAISE EXCEPTION 'node "%" cannot be removed: something is on it', n.name USING ERRCODE = 'dependent_objects_still_exist',
+			DETAIL = format('It has %s timelines, %s attached tenants and %s endpoints.', timelines, tenants, endpoints),
+			HINT = 'Keep it drained until what it has was dropped.';
+	END IF;
+END $$;
+
+CREATE FUNCTION remove_node(node text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE n @extschema@.nodes := @extschema@.lock_node(node);
+BEGIN
+	PERFORM @extschema@.next_state('node', n.state, 'is removed');
+	PERFORM @extschema@.check_node_is_empty(n);
+	DELETE FROM @extschema@.nodes x WHERE x.name = n.name;
+END $$;
+COMMENT ON FUNCTION remove_node(text) IS 'forget a node that has nothing; one that is online is drained before';
+
+CREATE FUNCTION hold_safekeepers() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE there int;
+BEGIN
+	SELECT count(*) INTO there FROM (SELECT FROM @extschema@.nodes n WHERE n.name = ANY (NEW.safekeepers) ORDER BY n.name FOR KEY SHARE) x;
+	IF there < cardinality(NEW.safekeepers) THEN
+		RAISE EXCEPTION 'a safekeeper of timeline "%" is not registered', NEW.id USING ERRCODE = 'foreign_key_violation',
+			DETAIL = format('It has %s.', array_to_string(NEW.safekeepers, ', ')), HINT = 'See neon_nodes, and try again.';
+	END IF;
+	RETURN NULL;
+END $$;
+CREATE TRIGGER hold_safekeepers AFTER INSERT OR UPDATE OF safekeepers ON timelines FOR EACH ROW EXECUTE FUNCTION hold_safekeepers();
 
 CREATE FUNCTION kept(conninfo text, who text, sql text, VARIADIC args text[] = '{}') RETURNS SETOF jsonb
 AS 'MODULE_PATHNAME', 'nc_kept' LANGUAGE C STRICT;
@@ -45,7 +116,8 @@ END $$;
 -- ---------------------------------------------------------------- heartbeats
 --
 -- A worker of its own asks every node every neon_controller.heartbeat_interval whether it is there, all at the same time.  One lost answer
--- is no absence; after two the node is offline, and gets nothing new.  What it has stays where it is.
+-- is no absence; after two the node is offline, and gets nothing new.  What it has stays where it is.  The states, and what comes after which, are
+-- those of state_machine('node').
 
 CREATE FUNCTION ask_all(conninfos text[], questions text[], OUT number int, OUT answer text, OUT error text) RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'nc_ask_all' LANGUAGE C STRICT;
@@ -78,12 +150,12 @@ BEGIN
 		PERFORM FROM @extschema@.nodes x WHERE x.name = n.name FOR NO KEY UPDATE SKIP LOCKED;
 		CONTINUE WHEN NOT FOUND;
 		IF a.error IS NULL THEN
-			UPDATE @extschema@.nodes x SET missed = 0, error = NULL, state = 'online', last_seen = clock_timestamp(),
+			UPDATE @extschema@.nodes x SET missed = 0, error = NULL, state = @extschema@.next_state('node', x.state, 'answers'), last_seen = clock_timestamp(),
 				up_since = (r ->> 'up_since')::timestamptz, timelines = (r ->> 'timelines')::int
 			WHERE x.name = n.name AND x.admin_connstring = n.admin_connstring;
 		ELSE
 			UPDATE @extschema@.nodes x SET missed = x.missed + 1, error = a.error,
-				state = CASE WHEN x.missed >= 1 THEN 'offline' ELSE x.state END
+				state = CASE WHEN x.missed >= 1 THEN @extschema@.next_state('node', x.state, 'does not answer twice') ELSE x.state END
 			WHERE x.name = n.name AND x.admin_connstring = n.admin_connstring;
 		END IF;
 	END LOOP;
@@ -92,44 +164,69 @@ COMMENT ON FUNCTION heartbeats() IS 'ask all nodes whether they are there, and n
 
 -- ---------------------------------------------------------------- placement
 
--- Those with the least to do, of the lowest number among equals.  One that was never asked may be as good as any.
+-- What was chosen before a node was drained still goes there.
+
+CREATE FUNCTION takes_new(n nodes) RETURNS bool LANGUAGE sql IMMUTABLE AS $$ SELECT n.state IN ('registered', 'online') $$;
+COMMENT ON FUNCTION takes_new(nodes) IS 'neither offline nor draining; one that was never asked may be as good as any';
+
+CREATE FUNCTION is_draining(n nodes) RETURNS bool LANGUAGE sql IMMUTABLE AS $$ SELECT n.state IN ('draining', 'draining offline') $$;
+
+-- The one with the least to do, of the lowest number among equals.
 CREATE FUNCTION choose_pageserver() RETURNS text LANGUAGE plpgsql AS $$
 DECLARE chosen text;
 BEGIN
-	SELECT n.name INTO chosen FROM @extschema@.nodes n WHERE n.role = 'pageserver' AND n.state <> 'offline'
+	SELECT n.name INTO chosen FROM @extschema@.nodes n WHERE n.role = 'pageserver' AND @extschema@.takes_new(n)
 	ORDER BY (SELECT count(*) FROM @extschema@.attachments a WHERE a.pageserver = n.name AND NOT @extschema@.is_stale(a)), n.node_id LIMIT 1;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'no pageserver is there for a new tenant' USING ERRCODE = 'NE006',
 			DETAIL = @extschema@.those_away('pageserver'),
-			HINT = 'Start one, or register another with neon_controller.register_node().  neon_nodes shows them.';
+			HINT = 'Start or activate one, or register another with neon_controller.register_node().  neon_nodes shows them.';
 	END IF;
 	RETURN chosen;
 END $$;
 COMMENT ON FUNCTION choose_pageserver() IS 'the pageserver for a new tenant';
 
--- As many as neon_controller.safekeepers_per_timeline, or all there are.  Those that are away are taken only to make up the number: the
--- majority has to be there, and they are told when they come back.
+-- As many as neon_controller.safekeepers_per_timeline, or all there are.  Those that are offline are taken only to make up the number: the
+-- majority has to be there, and they are told when they come back.  Those that are draining are not taken, and do not make the number smaller:
+-- a timeline keeps its safekeepers, and would have too few for good.
 CREATE FUNCTION choose_safekeepers() RETURNS text[] LANGUAGE plpgsql AS $$
 DECLARE
+	wanted int := least(current_setting('neon_controller.safekeepers_per_timeline')::bigint, (SELECT count(*) FROM @extschema@.nodes n WHERE n.role = 'safekeeper'));
 	chosen text[];
 	live int;
 BEGIN
 	SELECT array_agg(c.name ORDER BY c.node_id), count(*) FILTER (WHERE c.state <> 'offline') INTO chosen, live
-	FROM (SELECT n.name, n.node_id, n.state FROM @extschema@.nodes n WHERE n.role = 'safekeeper'
+	FROM (SELECT n.name, n.node_id, n.state FROM @extschema@.nodes n WHERE n.role = 'safekeeper' AND NOT @extschema@.is_draining(n)
 		ORDER BY n.state = 'offline', (SELECT count(DISTINCT l.tenant) FROM @extschema@.timelines l WHERE n.name = ANY (l.safekeepers)), n.node_id
-		LIMIT current_setting('neon_controller.safekeepers_per_timeline')::int) c;
-	IF live <= cardinality(coalesce(chosen, '{}')) / 2 THEN
+		LIMIT wanted) c;
+	IF live <= wanted / 2 OR cardinality(chosen) < wanted THEN
 		RAISE EXCEPTION 'too few safekeepers are there for a new tenant: %', live USING ERRCODE = 'NE006',
 			DETAIL = @extschema@.those_away('safekeeper'),
-			HINT = 'Start them, or register others with neon_controller.register_node().  neon_nodes shows them.';
+			HINT = 'Start or activate them, or register others with neon_controller.register_node().  neon_nodes shows them.';
 	END IF;
 	RETURN chosen;
 END $$;
 COMMENT ON FUNCTION choose_safekeepers() IS 'the safekeepers for a new tenant''s first timeline; its branches have them too';
 
+-- One that is offline is tried when there is no other: the endpoint is started there at once, which says what is wrong with it, or that nothing is.
+CREATE FUNCTION choose_host() RETURNS nodes LANGUAGE plpgsql AS $$
+DECLARE chosen @extschema@.nodes;
+BEGIN
+	SELECT * INTO chosen FROM @extschema@.nodes n WHERE n.role = 'compute' AND NOT @extschema@.is_draining(n) ORDER BY n.state = 'offline', n.node_id LIMIT 1;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'no compute host is there for a new endpoint' USING ERRCODE = 'NE006',
+			DETAIL = @extschema@.those_away('compute'),
+			HINT = 'Activate one, or register another with neon_controller.register_node().  neon_nodes shows them.';
+	END IF;
+	RETURN chosen;
+END $$;
+COMMENT ON FUNCTION choose_host() IS 'the host for a new endpoint: of those that are not draining, and better not offline, the one with the lowest number';
+
 CREATE FUNCTION those_away(role text) RETURNS text LANGUAGE sql STABLE AS $$
-	SELECT coalesce('Offline: ' || string_agg(format('%s (%s)', n.name, n.error), ', ' ORDER BY n.node_id) || '.', 'None is registered.')
-	FROM @extschema@.nodes n WHERE n.role = those_away.role AND n.state = 'offline';
+	SELECT coalesce(concat_ws('  ', 'Offline: ' || string_agg(format('%s (%s)', n.name, n.error), ', ' ORDER BY n.node_id) FILTER (WHERE n.state = 'offline') || '.',
+		'Draining: ' || string_agg(n.name, ', ' ORDER BY n.node_id) FILTER (WHERE @extschema@.is_draining(n)) || '.',
+		CASE WHEN count(*) = 0 THEN 'None is registered.' END), '')
+	FROM @extschema@.nodes n WHERE n.role = those_away.role;
 $$;
 
 -- What a compute of the tenant uses to reach a node.

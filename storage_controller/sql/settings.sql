@@ -29,6 +29,27 @@ BEGIN
 	END IF;
 END $$;
 
+-- Kept here for every branch and endpoint of every tenant: so there is a limit.
+CREATE FUNCTION check_settings(settings jsonb) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+	n bigint := (SELECT count(*) FROM jsonb_object_keys(settings));
+	bytes int := octet_length(settings::text);
+BEGIN
+	IF n > 200 OR bytes > 65536 THEN
+		RAISE EXCEPTION 'too many settings' USING ERRCODE = 'program_limit_exceeded',
+			DETAIL = format('There would be %s with %s bytes in all; 200 with 65536 bytes are possible.', n, bytes),
+			HINT = 'Take some back: neon_set_branch(branch, setting, NULL) does; or set them for a database or role, in the branch itself.';
+	END IF;
+END $$;
+
+CREATE FUNCTION settings_change() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM @extschema@.check_settings(NEW.settings);
+	RETURN NULL;
+END $$;
+CREATE TRIGGER settings_change AFTER INSERT OR UPDATE OF settings ON branches FOR EACH ROW EXECUTE FUNCTION settings_change();
+CREATE TRIGGER settings_change AFTER INSERT OR UPDATE OF settings ON endpoints FOR EACH ROW EXECUTE FUNCTION settings_change();
+
 CREATE FUNCTION set_branch(tenant_id text, branch text, setting text, value text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
 	tl @extschema@.timelines;

@@ -42,7 +42,7 @@ BEGIN
 	END LOOP;
 	-- nobody writes: the end of the quorum's log
 	PERFORM @extschema@.step('find the end of the log');
-	SELECT name INTO STRICT c FROM @extschema@.nodes WHERE role = 'compute' ORDER BY node_id LIMIT 1;
+	SELECT n.name INTO STRICT c FROM @extschema@.nodes n WHERE n.role = 'compute' ORDER BY n.state LIKE '%offline', n.node_id LIMIT 1;
 	PERFORM @extschema@.ensure_on_safekeepers(tl);
 	SELECT (r ->> 'lsn')::pg_lsn INTO STRICT lsn FROM @extschema@.on_node(c,
 		'SELECT lsn FROM neon_compute_tools.sync_safekeepers($1, $2, $3, $4, $5, $6, 30000)',

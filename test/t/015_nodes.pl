@@ -59,8 +59,55 @@ is(ask(q{SELECT l.pageserver || ': ' || array_to_string(l.safekeepers, ' ') FROM
 my ($rc, $out, $err) = $c->psql_uri(ask(q{SET neon.tenant = 'second'; SELECT neon_create_endpoint('dev')}), 'INSERT INTO t VALUES (2); SELECT sum(a) FROM t');
 is("$rc $out", '0 3', 'it works there') or diag($err);
 
+# ---- nodes that are drained get nothing new, and what they have works ----
+# (a node that is slow may look offline for a moment)
+is(ask(q{SELECT count(*) FILTER (WHERE neon_controller.drain_node(n) LIKE 'draining%') FROM unnest('{pageserver-1,safekeeper-3,safekeeper-3}'::text[]) n}), '3', 'nodes are drained');
+is(ask(q{SELECT string_agg(name, ' ' ORDER BY name) FROM neon_nodes WHERE state LIKE 'draining%'}), 'pageserver-1 safekeeper-3', 'neon_nodes shows it');
+is(ask(q{SELECT neon_controller.choose_pageserver(), neon_controller.choose_safekeepers()}), 'pageserver-2|{safekeeper-1,safekeeper-2,safekeeper-4}', 'others get what is new');
+is(ask(q{SET neon.tenant = 'default'; SELECT length(neon_create_branch('dev', parent => 'main'))}), '32', 'a branch is made where its parent is, drained or not');
+ask(q{SET neon.tenant = 'default'; SELECT neon_drop_branch('dev')});
+works('default');
+my $drained = q{SELECT last_seen FROM neon_nodes WHERE name = 'pageserver-1'};
+my $drained_at = ask($drained);
+ok($c->poll('it is seen', 120, sub { ask("SELECT ($drained) > '$drained_at'") eq 't' }), 'heartbeats go on');
+like(ask(q{SELECT state FROM neon_nodes WHERE name = 'pageserver-1'}), qr/^draining/, 'and do not end it');
+# what is drained, refused
+for my $no ([ q{drain_node('pageserver-2'), neon_controller.choose_pageserver()}, qr/NE006: no pageserver is there.*DETAIL:  .*Draining: pageserver-1, pageserver-2\.\nHINT:  .*activate/s, 'no pageserver is left' ],
+	[ q{drain_node('safekeeper-4'), neon_controller.choose_safekeepers()}, qr/NE006: too few safekeepers.*: \d\nDETAIL:  .*Draining: safekeeper-3, safekeeper-4\.\nHINT:/s, 'fewer safekeepers than a timeline should have' ],
+	[ q{drain_node('compute-1'), neon_controller.choose_host()}, qr/NE006: no compute host is there.*DETAIL:  .*Draining: compute-1\.\nHINT:/s, 'no host is left' ],
+	[ q{drain_node('nobody')}, qr/NE001: node "nobody" is not registered\nHINT:/, 'a node that is none' ],
+	[ q{drain_node('controller')}, qr/42809: node "controller" is a controller\nDETAIL:.*\nHINT:/, 'a controller' ],
+	[ q{register_node('fake', 'safekeeper', 99, '127.0.0.1', 1, 'port=1'); UPDATE neon_controller.nodes SET state = 'online' WHERE name = 'fake'; SELECT neon_controller.remove_node('fake')},
+		qr/NE013: node in state "online": "is removed" cannot happen\nHINT:/, 'removing one that is online' ],
+	[ q{remove_node('safekeeper-3')}, qr/2BP01: node "safekeeper-3" cannot be removed.*\nDETAIL:  It has 1 timelines, 0 attached tenants and 0 endpoints\.\nHINT:/s, 'removing one that timelines have' ],
+	[ q{register_node('fake', 'safekeeper', 99, '127.0.0.1', 1, 'port=1'); UPDATE neon_controller.nodes SET state = 'draining offline' WHERE name = 'fake'},
+		qr/NE013: node: there is no way from state "registered" to "draining offline"\nHINT:/, 'a state that does not follow' ],
+	[ q{register_node('fake', 'safekeeper', 99, '127.0.0.1', 1, 'port=1'); UPDATE neon_controller.nodes SET state = 'online' WHERE name = 'fake'; DELETE FROM neon_controller.nodes WHERE name = 'fake'},
+		qr/NE013: node: there is no way from state "online" to "removed"\nHINT:/, 'deleting one that is online' ],
+	[ q{drain_node('safekeeper-1'); DELETE FROM neon_controller.nodes WHERE name = 'safekeeper-1'}, qr/2BP01: node "safekeeper-1" cannot be removed/, 'deleting one that timelines have' ])
+{
+	($rc, undef, $err) = control("\\set VERBOSITY verbose\nBEGIN; SELECT neon_controller.$no->[0]");
+	like($err, $no->[1], "refused: $no->[2]");
+}
+is(ask(q{BEGIN; SELECT neon_controller.register_node('fake', 'safekeeper', 99, '127.0.0.1', 1, 'port=1'); SELECT neon_controller.drain_node('fake');
+	SELECT neon_controller.register_node('fake', 'safekeeper', 99, '127.0.0.1', 2, 'port=2'); SELECT state FROM neon_nodes WHERE name = 'fake';
+	SELECT neon_controller.remove_node('fake'); SELECT count(*) FROM neon_nodes WHERE name = 'fake'; COMMIT}), "\ndraining\n\ndraining\n\n0", 'a node that has nothing is drained, moved and removed');
+# who writes a timeline's row holds its safekeepers, or finds that one is gone
+($rc, undef, $err) = control(q{BEGIN; INSERT INTO neon_controller.timelines SELECT repeat('c', 32), tenant, NULL, start_lsn, system_id, wal_seg_size, pageserver, safekeepers || 'gone'::text FROM neon_controller.timelines LIMIT 1});
+like($err, qr/a safekeeper of timeline "c{32}" is not registered\nDETAIL:.*gone\.\nHINT:/, 'no timeline is on a safekeeper that was removed');
+is(ask(q{SELECT count(*) FILTER (WHERE neon_controller.activate_node(n) NOT LIKE 'draining%') FROM unnest('{pageserver-1,safekeeper-3,safekeeper-3}'::text[]) n}), '3', 'nodes are activated');
+state_becomes($_, 'online') for qw(pageserver-1 safekeeper-3);
+isnt(ask(q{SELECT neon_controller.activate_node('safekeeper-3')}), 'registered', 'one that was not drained stays what it is');
+is(ask(q{SELECT string_agg(p::text, E'\n') FROM neon_controller.state_machine_problems() p}), '', 'every state is reached, and leads to an end or rest');
+for my $no (qw(drain_node activate_node remove_node))
+{
+	is(ask(qq{SELECT has_function_privilege('neon_tenant', 'neon_controller.$no(text)', 'EXECUTE'), has_function_privilege('neon_proxy', 'neon_controller.$no(text)', 'EXECUTE')}), 'f|f', "$no() is not for tenants and proxies");
+}
+
 # ---- nodes that are away get nothing new, and make nobody else wait ----
 my @frozen = $c->freeze('pageserver-2');
+# four things that it has to drop
+ask(q{INSERT INTO neon_controller.leftovers (kind, id, tenant, nodes) SELECT 'timeline', repeat(d, 32), repeat('0', 32), '{pageserver-2}' FROM unnest('{a,b,c,d}'::text[]) d});
 $c->kill9('safekeeper-4');
 state_becomes('pageserver-2', 'offline');
 state_becomes('safekeeper-4', 'offline');
@@ -71,6 +118,10 @@ my $others = q{SELECT min(last_seen) FROM neon_nodes WHERE state = 'online'};
 my $then = ask($others);
 ok($c->poll('others are seen', 120, sub { ask("SELECT ($others) > '$then'") eq 't' }), 'the others are seen meanwhile');
 ask(q{SELECT neon_create_tenant('third')});
+ok($c->poll('all were tried', 120, sub { ask('SELECT count(*) FROM neon_controller.leftovers WHERE attempts > 0') eq '4' }), 'what it has to drop was tried');
+cmp_ok(ask(q{SELECT count(*) FROM neon_controller.leftovers WHERE error = 'pageserver-2: pageserver "pageserver-2" is not asked again in this round'}), '>', 0,
+	'and was put off, after the first had waited for it');
+ask('DELETE FROM neon_controller.leftovers');
 my ($ps3, $sk3) = placed('third');
 is("$ps3: $sk3", 'pageserver-1: safekeeper-1 safekeeper-2 safekeeper-3', 'a new tenant does not go to those that are away');
 works('third');
@@ -88,7 +139,10 @@ my @frozen_too = $c->freeze('pageserver-1');
 state_becomes('pageserver-1', 'offline');
 ($rc, undef, $err) = control(q{SELECT neon_create_tenant('fourth')});
 like($err, qr/no pageserver is there for a new tenant\n.*DETAIL: .*pageserver-1 \(.*HINT: .*register_node/s, 'nor without a pageserver');
+is(ask(q{SELECT neon_controller.drain_node('pageserver-1')}), 'draining offline', 'one that is away can be drained');
 $c->thaw(@frozen_too);
+state_becomes('pageserver-1', 'draining');
+unlike(ask(q{SELECT neon_controller.activate_node('pageserver-1')}), qr/^draining/, 'it is drained when it comes back, until it is activated');
 state_becomes('pageserver-1', 'online');
 $c->thaw(@frozen);
 state_becomes('pageserver-2', 'online');

@@ -233,7 +233,7 @@ like($err, qr/need isolation level "read committed".*HINT:/s, 'a transaction tha
 
 # ---- state machines
 is(ctl('SELECT string_agg(p::text, E\'\n\') FROM neon_controller.state_machine_problems() p'), '', 'every state is reached, and leads to an end or rest');
-is(ctl(q{SELECT string_agg(DISTINCT machine, ' ') FROM neon_controller.state_machine() WHERE machine IN ('operation', 'endpoint')}), 'endpoint operation', 'there are machines');
+is(ctl(q{SELECT string_agg(DISTINCT machine, ' ') FROM neon_controller.state_machine()}), 'endpoint node operation', 'there are machines');
 like(ctl(q{BEGIN; INSERT INTO neon_controller.states VALUES ('operation', 'lost', 'passing', ''), ('operation', 'stuck', 'passing', '');
 	INSERT INTO neon_controller.transitions VALUES ('operation', 'running', 'sticks', 'stuck', NULL), ('operation', 'undoing', 'acts', 'undone', 'no_such');
 	SELECT state, problem FROM neon_controller.state_machine_problems() ORDER BY 1, 2; ROLLBACK}),
@@ -245,6 +245,78 @@ for my $no (q{UPDATE neon_controller.operations SET state = 'running' WHERE stat
 	like($err, qr/NE013/, "refused: $no");
 }
 is(ctl(q{SELECT DISTINCT neon_controller.endpoint_state(e) FROM neon_controller.endpoints e WHERE name IN ('s1', 's2') ORDER BY 1}), "running\nsuspended", 'endpoints have states');
+
+# ---- what pg_dump has: all tables but these, for the reasons that docs/control.md gives
+is(ctl(q{SELECT string_agg(c.relname, ' ' ORDER BY c.relname) FROM pg_extension x JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = x.oid
+	AND d.classid = 'pg_class'::regclass AND d.deptype = 'e' JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'r'
+	WHERE x.extname = 'neon_controller' AND c.oid <> ALL (x.extconfig)}),
+	'console_logins console_secrets console_sizes leftovers operation_steps operations role_secrets states transitions', 'tables that a dump leaves out');
+is(ctl(q{SELECT string_agg(c::regclass::text, ' ' ORDER BY c::regclass::text) FROM pg_extension, unnest(extconfig) c WHERE extname = 'neon_controller'}),
+	join(' ', map { "neon_controller.$_" } qw(attachments branches endpoints jwks jwt_roles nodes tenants timelines)), 'and those it has');
+
+# ---- names of endpoints, outside the cluster a DNS label
+my ($long, $longest) = ('n' x 55, 'n' x 54);
+ctl(qq{SET neon.tenant = 'default'; SELECT neon_create_branch('$long', parent => 'main')});
+($rc, undef, $err) = try_ctl(qq{\\set VERBOSITY verbose\nSET neon.tenant = 'default'; SELECT neon_create_endpoint('$long')});
+like($err, qr/42622: endpoint name "n+" is too long\nDETAIL:  It has 55 characters, and 54 .*\nHINT:  .*branch => /, 'one that would be too long is refused, also when it is the name of a branch');
+ctl(qq{SET neon.tenant = 'default'; SELECT neon_create_endpoint('$longest', branch => '$long')});
+is(ctl(qq{SELECT length(neon_controller.endpoint_id(e)) FROM neon_controller.endpoints e WHERE name = '$longest'}), '63', 'the longest fits');
+ctl(qq{SET neon.tenant = 'default'; SELECT neon_drop_endpoint('$longest'); SELECT neon_drop_branch('$long')});
+
+# ---- a tenant cannot fill the controller's disk
+for my $no ([ qq{SELECT neon_set_branch('s2', 'my.one', repeat('x', 65536))}, 'a setting that is too long' ],
+	[ q{BEGIN; UPDATE neon_controller.branches SET settings = (SELECT jsonb_object_agg('my.s' || i, 'x') FROM generate_series(1, 200) i) WHERE name = 's1'; SELECT neon_set_branch('s1', 'my.more', 'x')},
+		'too many settings' ],
+	[ q{SELECT neon_configure_endpoint('s2', jsonb_build_object('settings', (SELECT jsonb_object_agg('my.s' || i, 'x') FROM generate_series(1, 201) i)))}, 'too many in one go' ])
+{
+	($rc, undef, $err) = try_ctl("\\set VERBOSITY verbose\nSET neon.tenant = 'default'; $no->[0]");
+	like($err, qr/54000: too many settings\nDETAIL:  There would be .*\nHINT:/, "refused: $no->[1]");
+}
+is(ctl(q{SET neon.tenant = 'default'; SELECT settings FROM neon_branches WHERE name IN ('s1', 's2')}), "{}\n{}", 'they have changed nothing');
+my $s2 = ctl(q{SELECT neon_controller.endpoint_uri(e) FROM neon_controller.endpoints e WHERE name = 's2'});
+for my $no ([ q{DO $$ BEGIN FOR i IN 1 .. 1001 LOOP EXECUTE format('CREATE ROLE r%s LOGIN PASSWORD %L', i, 'md5' || repeat('0', 32)); END LOOP; END $$}, 'too many roles' ],
+	[ q{DO $$ BEGIN FOR i IN 2 .. 1001 LOOP EXECUTE format('DROP ROLE r%s', i); END LOOP; END $$; UPDATE pg_authid SET rolpassword = repeat('0', 2000) WHERE rolname = 'r1'},
+		'a verifier that is too long' ])
+{
+	($rc, undef, $err) = $c->psql_uri($s2, $no->[0], timeout => 180);
+	is($rc, 0, $no->[1]) or diag $err;
+	($rc, undef, $err) = try_ctl(qq{\\set VERBOSITY verbose\nSELECT neon_controller.refresh_role_secrets(e) FROM neon_controller.endpoints e WHERE name = 's2'});
+	like($err, qr/54000: the password verifiers of endpoint "s2" are not kept\nDETAIL:.*\nHINT:/, 'are not kept');
+}
+ctl(q{SET neon.tenant = 'default'; SELECT neon_suspend_endpoint('s2')});
+my $secret = q{SELECT neon_controller.proxy_role_secret(neon_controller.endpoint_id(e), 'r1') FROM neon_controller.endpoints e WHERE name = 's2'};
+is(ctl(q{SELECT count(*) FROM neon_controller.role_secrets s JOIN neon_controller.endpoints e ON e.timeline = s.timeline WHERE e.name = 's2'}), '0', 'the endpoint is suspended, and none is kept');
+is(ctl($secret), '0' x 2000, 'a login wakes it');
+$c->psql_uri($s2, q{ALTER ROLE r1 PASSWORD 'short'});
+ctl(q{SET neon.tenant = 'default'; SELECT neon_suspend_endpoint('s2')});
+like(ctl($secret), qr/^SCRAM-SHA-256\$/, 'those within the limit are kept');
+is(ctl(q{SELECT wanted FROM neon_controller.endpoints WHERE name = 's2'}), 'suspended', 'and a login does not wake it');
+($rc, undef, $err) = try_ctl(q{\set VERBOSITY verbose
+	INSERT INTO neon_controller.console_secrets SELECT sha256(i::text::bytea), 'token', id, now(), now() + interval '1 hour'
+		FROM generate_series(1, 1000) i, neon_controller.tenants WHERE name = 'default';
+	SELECT length(neon_controller.console_token('tb')); SELECT neon_controller.console_token('default')});
+like($err, qr/54000: there are too many tokens of the console\nDETAIL:.*\nHINT:/, 'a tenant cannot have any number of tokens');
+
+# ---- the console holds no lock while it waits for an endpoint: here one of two does not answer, whichever is asked first
+for my $name (qw(main s3))
+{
+	ctl('DELETE FROM neon_controller.console_sizes');
+	my $in = "BEGIN; LOCK TABLE pg_catalog.pg_proc IN ACCESS EXCLUSIVE MODE; SELECT 'locked';\n";
+	my $slow = IPC::Run::start([ 'psql', '-X', '-q', '-A', '-t', ctl(qq{SELECT neon_controller.endpoint_uri(e) FROM neon_controller.endpoints e JOIN neon_controller.tenants t ON t.id = e.tenant
+		WHERE t.name = 'default' AND e.name = '$name'}) ], '<', \$in, '>', \my $slow_out, '2>', \my $slow_err, IPC::Run::timeout(300));
+	$slow->pump until $slow_out =~ /locked/;
+	my $page = IPC::Run::start([ 'psql', '-X', '-q', '-A', '-t', '-c', q{SELECT jsonb_array_length(neon_controller.console_storage(id) -> 'branches') FROM neon_controller.tenants WHERE name = 'default'},
+		$c->node_uri('controller') ], '<', \undef, '>', \my $page_out, '2>', \my $page_err, IPC::Run::timeout(300));
+	$in .= q{DO $$ BEGIN FOR i IN 1 .. 1200 LOOP EXIT WHEN EXISTS (SELECT FROM pg_locks WHERE relation = 'pg_catalog.pg_proc'::regclass AND NOT granted
+		AND pid IN (SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend')); PERFORM pg_sleep(0.05); END LOOP; END $$; SELECT 'waits';} . "\n";
+	$slow->pump until $slow_out =~ /waits/;
+	is(ctl(q{SELECT (SELECT count(*) FROM neon_controller.timelines) - count(*) FROM (SELECT FROM neon_controller.timelines FOR UPDATE SKIP LOCKED) x}), '0', "no branch is held while $name does not answer");
+	$in .= "COMMIT;\n";
+	$slow->finish;
+	$page->finish;
+	cmp_ok($page_out, '>', 3, 'the page is shown') or diag $page_err;
+	cmp_ok(ctl('SELECT count(*) FROM neon_controller.console_sizes'), '>', 0, 'with what others have said');
+}
 
 # ---- the log is bounded
 ctl(q{INSERT INTO neon_controller.operations (kind, state, who) SELECT 'test', 'done', 'test' FROM generate_series(1, 2500)});
