@@ -349,6 +349,12 @@ pagestore_extend(const NeonRel *rel, int fork, BlockNumber block, const char *pa
 }
 
 void
+pagestore_reserve(const NeonRel *rel)
+{
+	relation_reserve(rel);
+}
+
+void
 pagestore_truncate(const NeonRel *rel, int fork, BlockNumber old_blocks, BlockNumber nblocks)
 {
 	RelationInfo info;
@@ -372,10 +378,10 @@ pagestore_drop(const NeonRel *rel)
 {
 	RelationInfo info;
 
-	if (relation_lookup(rel, &info))
-		for (int fork = 0; fork < NEON_FORKS; fork++)
-			if (info.fork[fork].has_pins)
-				pinned_drop(rel, fork);
+	relation_lookup(rel, &info);
+	for (int fork = 0; fork < NEON_FORKS; fork++)
+		if (info.fork[fork].has_pins)
+			pinned_drop(rel, fork);
 	page_cache_remove_relation(rel);
 	relation_forget(rel);
 	if (page_source->note_drop)
@@ -397,6 +403,7 @@ pagestore_drop_database(uint32 db)
 	for (int i = 0; i < count; i++)
 		pagestore_drop(&list[i].rel);
 	pfree(list);
+	pinned_drop_database(db);	/* of relations without an entry */
 	page_cache_remove_database(db);
 }
 

@@ -60,9 +60,11 @@ extern void pagestore_prefetch(const NeonRel *rel, int fork, BlockNumber block);
 extern void pagestore_read(const NeonRel *rel, int fork, BlockNumber block, char *page);
 extern void pagestore_write(const NeonRel *rel, int fork, BlockNumber block, const char *page);
 extern void pagestore_extend(const NeonRel *rel, int fork, BlockNumber block, const char *page);
+/* Before the critical section of a truncation; raises what would be raised there. */
+extern void pagestore_reserve(const NeonRel *rel);
 /* Called in a critical section: no network, no allocation. */
 extern void pagestore_truncate(const NeonRel *rel, int fork, BlockNumber old_blocks, BlockNumber nblocks);
-/* All forks at once. */
+/* All forks at once.  Called after commit: no network, no errors. */
 extern void pagestore_drop(const NeonRel *rel);
 extern void pagestore_drop_database(uint32 db);
 extern int64 pagestore_database_bytes(uint32 db);

@@ -16,6 +16,7 @@
  */
 #include "postgres.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -208,6 +209,23 @@ pinned_drop(const NeonRel *rel, int fork)
 	LWLockRelease(lock);
 }
 
+void
+pinned_drop_database(uint32 db)
+{
+	DIR		   *dir = AllocateDir(PINNED_DIR);
+	struct dirent *entry;
+
+	while ((entry = ReadDirExtended(dir, PINNED_DIR, WARNING)) != NULL)
+	{
+		NeonRel		rel;
+		int			fork;
+
+		if (sscanf(entry->d_name, "%u_%u_%u_%d", &rel.spc, &rel.db, &rel.rel, &fork) == 4 && rel.db == db)
+			pinned_drop(&rel, fork);
+	}
+	FreeDir(dir);
+}
+
 bool
 pinned_scan(const NeonRel *rel, int fork, BlockNumber *block, int max_pages, pinned_callback callback, void *arg)
 {
@@ -252,23 +270,22 @@ pinned_tidy(const NeonRel *rel, int fork)
 {
 	LWLock	   *lock = lock_of(rel, fork);
 	PinnedPath	path = path_of(rel, fork);
-	bool		empty = false;
+	RelationInfo info;
+	bool		gone;
 	int			fd;
 
 	LWLockAcquire(lock, LW_EXCLUSIVE);
 	fd = BasicOpenFile(path.text, O_RDONLY | PG_BINARY);
+	gone = fd < 0 && errno == ENOENT;
 	if (fd >= 0)
 	{
-		empty = lseek(fd, 0, SEEK_DATA) < 0 && errno == ENXIO;
-		close(fd);
-		if (empty && unlink(path.text) == 0)
-		{
-			RelationInfo info;
+		bool		empty = lseek(fd, 0, SEEK_DATA) < 0 && errno == ENXIO;
 
-			/* Not for a relation dropped meanwhile: that would make an entry for nothing. */
-			if (relation_lookup(rel, &info))
-				relation_set_pins(rel, fork, false);
-		}
+		close(fd);
+		gone = empty && unlink(path.text) == 0;
 	}
+	/* Not for a relation dropped meanwhile: that would make an entry for nothing. */
+	if (gone && relation_lookup(rel, &info))
+		relation_set_pins(rel, fork, false);
 	LWLockRelease(lock);
 }

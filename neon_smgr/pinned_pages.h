@@ -17,6 +17,7 @@ extern bool pinned_get(const NeonRel *rel, int fork, BlockNumber block, char *pa
 extern void pinned_erase(const NeonRel *rel, int fork, BlockNumber block);
 /* May be called in a critical section. */
 extern void pinned_truncate(const NeonRel *rel, int fork, BlockNumber nblocks);
+extern void pinned_drop_database(uint32 db);
 extern void pinned_drop(const NeonRel *rel, int fork);
 
 /*

@@ -3,8 +3,10 @@
  *
  * Most extensions of a relation write zero pages of which WAL says nothing, so for a relation that was changed since the
  * start the local size is the truth and its entry is kept until the relation is dropped (`changed`).  Entries that only
- * remember answers of the page source may be evicted at any time.  When a partition is full of changed entries, the
- * operation fails with a hint; a size is never guessed.
+ * remember answers of the page source may be evicted at any time.  When a partition is full of changed entries, relations
+ * without one are still read, written and dropped: answers are not remembered, and of pins it is only known that the partition
+ * has some (`pins_elsewhere`), so one looks for the file.  What makes a new size fails with a hint, before anything is done:
+ * creation, growth, and truncation, which asks for the entry before its critical section.  A size is never guessed.
  *
  * NEON_RELATION_PARTITIONS small hash tables, each with its own LWLock, so that an eviction needs to scan one of them only.
  * The lock is held for a few instructions; nothing is read, written or allocated (but for hash_search) under it.
@@ -33,6 +35,7 @@
 
 static HTAB *tables[NEON_RELATION_PARTITIONS];
 static LWLockPadded *locks;
+static bool *pins_elsewhere;	/* a partition's relations without an entry may have pins; never becomes false */
 
 static long
 partition_capacity(void)
@@ -43,7 +46,8 @@ partition_capacity(void)
 Size
 relation_table_shmem_bytes(void)
 {
-	return mul_size(NEON_RELATION_PARTITIONS, hash_estimate_size(partition_capacity(), sizeof(RelationInfo)));
+	return add_size(mul_size(NEON_RELATION_PARTITIONS, hash_estimate_size(partition_capacity(), sizeof(RelationInfo))),
+					NEON_RELATION_PARTITIONS * sizeof(bool));
 }
 
 void
@@ -56,6 +60,11 @@ relation_table_request(void)
 void
 relation_table_init(bool first)
 {
+	bool		found;
+
+	pins_elsewhere = ShmemInitStruct("neon relation pins", NEON_RELATION_PARTITIONS * sizeof(bool), &found);
+	if (!found)
+		memset(pins_elsewhere, 0, NEON_RELATION_PARTITIONS * sizeof(bool));
 	for (int i = 0; i < NEON_RELATION_PARTITIONS; i++)
 	{
 		HASHCTL		ctl = {.keysize = sizeof(NeonRel),.entrysize = sizeof(RelationInfo)};
@@ -80,6 +89,16 @@ lock_of(const NeonRel *rel)
 	return &locks[partition_of(rel)].lock;
 }
 
+/* What is known of a relation without an entry; the caller holds the lock. */
+static void
+unknown_relation(const NeonRel *rel, RelationInfo *info)
+{
+	memset(info, 0, sizeof(*info));
+	info->rel = *rel;
+	for (int fork = 0; fork < NEON_FORKS; fork++)
+		info->fork[fork].has_pins = pins_elsewhere[partition_of(rel)];
+}
+
 bool
 relation_lookup(const NeonRel *rel, RelationInfo *info)
 {
@@ -90,12 +109,9 @@ relation_lookup(const NeonRel *rel, RelationInfo *info)
 	entry = hash_search(tables[partition_of(rel)], rel, HASH_FIND, NULL);
 	if (entry != NULL)
 		*info = *entry;
+	else
+		unknown_relation(rel, info);
 	LWLockRelease(lock);
-	if (entry == NULL)
-	{
-		memset(info, 0, sizeof(*info));
-		info->rel = *rel;
-	}
 	return entry != NULL;
 }
 
@@ -122,7 +138,7 @@ evict_unchanged(HTAB *table)
 	return evicted;
 }
 
-/* The entry, made if there is none; the caller holds the lock exclusively. */
+/* The entry, made if there is none; NULL if there is no room.  The caller holds the lock exclusively. */
 static RelationInfo *
 get_entry(const NeonRel *rel)
 {
@@ -136,21 +152,31 @@ get_entry(const NeonRel *rel)
 		entry = hash_search(table, rel, HASH_ENTER_NULL, NULL);
 	if (entry == NULL && evict_unchanged(table) > 0)
 		entry = hash_search(table, rel, HASH_ENTER_NULL, NULL);
+	if (entry != NULL)
+		unknown_relation(rel, entry);
+	return entry;
+}
+
+/* To remember an answer, or what can be found out without it: NULL when there is no room.  Never an error. */
+static RelationInfo *
+lock_entry_if_room(const NeonRel *rel)
+{
+	LWLockAcquire(lock_of(rel), LW_EXCLUSIVE);
+	return get_entry(rel);
+}
+
+/* For what only the entry will know. */
+static RelationInfo *
+lock_entry(const NeonRel *rel)
+{
+	RelationInfo *entry = lock_entry_if_room(rel);
+
 	if (entry == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("too many relations have been changed since this compute was started"),
 				 errhint("Increase \"neon.max_relations\" (now %d) and restart the compute.", neon_max_relations)));
-	memset(entry, 0, sizeof(*entry));
-	entry->rel = *rel;
 	return entry;
-}
-
-static RelationInfo *
-lock_entry(const NeonRel *rel)
-{
-	LWLockAcquire(lock_of(rel), LW_EXCLUSIVE);
-	return get_entry(rel);
 }
 
 static void
@@ -162,9 +188,9 @@ unlock_entry(const NeonRel *rel)
 void
 relation_learn_persistence(const NeonRel *rel, NeonPersistence persistence)
 {
-	RelationInfo *entry = lock_entry(rel);
+	RelationInfo *entry = lock_entry_if_room(rel);
 
-	if (entry->persistence == NEON_PERSISTENCE_UNKNOWN)
+	if (entry != NULL && entry->persistence == NEON_PERSISTENCE_UNKNOWN)
 		entry->persistence = persistence;
 	unlock_entry(rel);
 }
@@ -172,9 +198,9 @@ relation_learn_persistence(const NeonRel *rel, NeonPersistence persistence)
 void
 relation_learn_existence(const NeonRel *rel, int fork, bool exists)
 {
-	RelationInfo *entry = lock_entry(rel);
+	RelationInfo *entry = lock_entry_if_room(rel);
 
-	if (entry->fork[fork].existence == NEON_EXISTS_UNKNOWN)
+	if (entry != NULL && entry->fork[fork].existence == NEON_EXISTS_UNKNOWN)
 		entry->fork[fork].existence = exists ? NEON_EXISTS_YES : NEON_EXISTS_NO;
 	unlock_entry(rel);
 }
@@ -196,10 +222,13 @@ learn_size(RelationFork *f, BlockNumber nblocks)
 BlockNumber
 relation_learn_size(const NeonRel *rel, int fork, BlockNumber nblocks)
 {
-	RelationInfo *entry = lock_entry(rel);
+	RelationInfo *entry = lock_entry_if_room(rel);
 
-	learn_size(&entry->fork[fork], nblocks);
-	nblocks = entry->fork[fork].nblocks;
+	if (entry != NULL)
+	{
+		learn_size(&entry->fork[fork], nblocks);
+		nblocks = entry->fork[fork].nblocks;
+	}
 	unlock_entry(rel);
 	return nblocks;
 }
@@ -210,6 +239,15 @@ relation_keep(const NeonRel *rel, int fork, BlockNumber nblocks)
 	RelationInfo *entry = lock_entry(rel);
 
 	learn_size(&entry->fork[fork], nblocks);
+	entry->changed = true;
+	unlock_entry(rel);
+}
+
+void
+relation_reserve(const NeonRel *rel)
+{
+	RelationInfo *entry = lock_entry(rel);
+
 	entry->changed = true;
 	unlock_entry(rel);
 }
@@ -311,7 +349,10 @@ relation_note_written(const NeonRel *rel, int fork, BlockNumber block, XLogRecPt
 	LWLockAcquire(lock, LW_SHARED);
 	entry = hash_search(tables[partition_of(rel)], rel, HASH_FIND, NULL);
 	if (entry == NULL)
+	{
 		done = true;			/* evicted, hence unchanged: the block is within what the page source has */
+		pins = pins_elsewhere[partition_of(rel)];
+	}
 	else
 	{
 		f = &entry->fork[fork];
@@ -367,21 +408,30 @@ relation_truncate(const NeonRel *rel, int fork, BlockNumber nblocks, XLogRecPtr 
 void
 relation_set_pins(const NeonRel *rel, int fork, bool has_pins)
 {
-	RelationInfo *entry = lock_entry(rel);
+	RelationInfo *entry = lock_entry_if_room(rel);
 
-	entry->fork[fork].has_pins = has_pins;
-	if (has_pins)
-		entry->changed = true;
+	if (entry != NULL)
+	{
+		entry->fork[fork].has_pins = has_pins;
+		if (has_pins)
+			entry->changed = true;
+	}
+	else if (has_pins)
+		pins_elsewhere[partition_of(rel)] = true;
 	unlock_entry(rel);
 }
 
 void
 relation_keep_unlogged(const NeonRel *rel)
 {
-	RelationInfo *entry = lock_entry(rel);
+	RelationInfo *entry = lock_entry_if_room(rel);
 
-	entry->keep_unlogged = true;
-	entry->changed = true;
+	/* Without one its creator is not known either, and nothing is let go of. */
+	if (entry != NULL)
+	{
+		entry->keep_unlogged = true;
+		entry->changed = true;
+	}
 	unlock_entry(rel);
 }
 

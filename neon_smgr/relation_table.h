@@ -72,9 +72,13 @@ extern Size relation_table_shmem_bytes(void);
 extern void relation_table_request(void);
 extern void relation_table_init(bool first);
 
-/* A copy of what is known; all unknown (and false) when there is no entry. */
+/* A copy of what is known; all unknown, but whether there may be pins, when there is no entry. */
 extern bool relation_lookup(const NeonRel *rel, RelationInfo *info);
 
+/*
+ * Room: what is learnt is not remembered where there is none.  ERROR: relation_create_fork, relation_keep, relation_reserve,
+ * and relation_extend and relation_truncate without one of these before.  Nothing else fails.
+ */
 extern void relation_learn_persistence(const NeonRel *rel, NeonPersistence persistence);
 extern void relation_learn_existence(const NeonRel *rel, int fork, bool exists);
 /* The page source's answer; ignored if the size has become known meanwhile.  Returns the size that holds. */
@@ -86,6 +90,8 @@ extern bool relation_create_fork(const NeonRel *rel, int fork, NeonPersistence p
 /* The fork is about to grow from nblocks, which the caller knows: from now on the entry stays. */
 extern void relation_keep(const NeonRel *rel, int fork, BlockNumber nblocks);
 extern void relation_extend(const NeonRel *rel, int fork, BlockNumber nblocks);
+/* The entry exists and stays: what follows, in a critical section, cannot fail for lack of room. */
+extern void relation_reserve(const NeonRel *rel);
 /*
  * A block leaves shared_buffers.  logged: with content that WAL up to lsn implies, so that the page source is the one to be
  * asked for it from now on.  Returns has_pins.

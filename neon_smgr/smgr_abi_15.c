@@ -14,7 +14,9 @@
  * once.  FSM and visibility map are made when needed, as ever.
  *
  * Detours: RelationCreateStorage (wrapped, see above), GetNewRelFileNode (it looks for files; ours asks the storage manager),
- * mdimmedsync (the compiler calls it directly instead of through the table; see neon_pgpatch_server.c).
+ * mdimmedsync (the compiler calls it directly instead of through the table; see neon_pgpatch_server.c).  And two wrapped
+ * because an error on their way stops the server: RelationTruncate has a critical section, and smgrdounlinkall is called
+ * when a transaction has committed or is being aborted, and asks whether what it drops exists.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -86,6 +88,37 @@ local_file_exists(RelFileNode node, ForkNumber forknum)
 
 	pfree(path);
 	return exists;
+}
+
+/* ---- what must not fail ---- */
+
+static void (*original_truncate) (Relation rel, BlockNumber nblocks);
+static void (*original_unlink_all) (SMgrRelation *rels, int nrels, bool isRedo);
+static bool unlinking;			/* smgrdounlinkall runs in this process */
+
+static void
+neon_RelationTruncate(Relation relation, BlockNumber nblocks)
+{
+	NeonRel		rel = rel_of(relation->rd_node);
+
+	if (relation->rd_rel->relpersistence == RELPERSISTENCE_PERMANENT)
+		pagestore_reserve(&rel);
+	original_truncate(relation, nblocks);
+}
+
+static void
+neon_smgrdounlinkall(SMgrRelation *rels, int nrels, bool isRedo)
+{
+	unlinking = true;
+	PG_TRY();
+	{
+		original_unlink_all(rels, nrels, isRedo);
+	}
+	PG_FINALLY();
+	{
+		unlinking = false;
+	}
+	PG_END_TRY();
 }
 
 /* Persistence of a relation that exists (or is about to). */
@@ -211,6 +244,9 @@ neon_exists(SMgrRelation reln, ForkNumber forknum)
 
 	if (SmgrIsTemp(reln))
 		return mdexists(reln, forknum);
+	/* Whether there are buffers to drop is all that smgrdounlinkall wants to know, and "yes" makes it look. */
+	if (unlinking)
+		return true;
 	if (forknum == INIT_FORKNUM)
 		return pagestore_exists(&rel, NEON_FORK_INIT);
 	if (pagestore_known_persistence(&rel) == NEON_PERSISTENCE_UNKNOWN && reln->smgr_owner == NULL)
@@ -281,29 +317,34 @@ neon_read(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char *buf
 
 /*
  * Whoever needs a buffer, and the checkpointer, write pages of relations they know nothing of and must not ask the network
- * about: the buffer itself says whether its relation is permanent.
+ * about: the buffer itself says whether its relation is permanent.  That is remembered if there is room, and returned.
  */
-static void
+static NeonPersistence
 learn_persistence_from_buffer(const NeonRel *rel, const char *page)
 {
+	NeonPersistence p;
 	uint32		state;
 
 	if (page < BufferBlocks || page >= BufferBlocks + (Size) NBuffers * BLCKSZ)
-		return;					/* a private page: an index build, which owns the relation */
-	if (pagestore_known_persistence(rel) != NEON_PERSISTENCE_UNKNOWN)
-		return;
+		return NEON_PERSISTENCE_UNKNOWN;	/* a private page: an index build, which owns the relation */
+	p = pagestore_known_persistence(rel);
+	if (p != NEON_PERSISTENCE_UNKNOWN)
+		return p;
 	state = pg_atomic_read_u32(&GetBufferDescriptor((page - BufferBlocks) / BLCKSZ)->state);
-	pagestore_set_persistence(rel, (state & BM_PERMANENT) ? NEON_PERSISTENCE_PERMANENT : NEON_PERSISTENCE_UNLOGGED);
+	p = (state & BM_PERMANENT) ? NEON_PERSISTENCE_PERMANENT : NEON_PERSISTENCE_UNLOGGED;
+	pagestore_set_persistence(rel, p);
+	return p;
 }
 
 static void
 neon_write(SMgrRelation reln, ForkNumber forknum, BlockNumber blocknum, char *buffer, bool skipFsync)
 {
 	NeonRel		rel = rel_of(reln->smgr_rnode.node);
+	NeonPersistence p = NEON_PERSISTENCE_UNKNOWN;
 
 	if (!SmgrIsTemp(reln) && forknum != INIT_FORKNUM)
-		learn_persistence_from_buffer(&rel, buffer);
-	if (is_local(reln, forknum))
+		p = learn_persistence_from_buffer(&rel, buffer);
+	if (p != NEON_PERSISTENCE_PERMANENT && is_local(reln, forknum))
 		mdwrite(reln, forknum, blocknum, buffer, skipFsync);
 	else
 		pagestore_write(&rel, forknum, blocknum, buffer);
@@ -351,7 +392,7 @@ neon_nblocks(SMgrRelation reln, ForkNumber forknum)
 	return pagestore_nblocks(&rel, forknum);
 }
 
-/* In a critical section: the persistence is known, because the fork's size was asked for just before it. */
+/* In a critical section: the persistence is known, or the relation cache entry that is being truncated tells it. */
 static void
 neon_truncate(SMgrRelation reln, ForkNumber forknum, BlockNumber old_blocks, BlockNumber nblocks)
 {
@@ -425,6 +466,10 @@ smgr_abi_install(const neon_pgpatch_image *image, neon_pgpatch_report *report)
 	return neon_pgpatch_check_smgr(image, report) &&
 		neon_pgpatch_wrap(image, "RelationCreateStorage", (void *) RelationCreateStorage,
 						  (void *) neon_RelationCreateStorage, (void **) &original_create_storage, report) &&
+		neon_pgpatch_wrap(image, "RelationTruncate", (void *) RelationTruncate,
+						  (void *) neon_RelationTruncate, (void **) &original_truncate, report) &&
+		neon_pgpatch_wrap(image, "smgrdounlinkall", (void *) smgrdounlinkall,
+						  (void *) neon_smgrdounlinkall, (void **) &original_unlink_all, report) &&
 		neon_pgpatch_detour(image, "GetNewRelFileNode", (void *) GetNewRelFileNode,
 							(void *) neon_GetNewRelFileNode, report) &&
 		neon_pgpatch_replace_smgr(image, &neon_smgr_table, report);

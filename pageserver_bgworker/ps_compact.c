@@ -7,8 +7,9 @@
  * newest version becomes an image, so that a read ends there: what that costs depends on the WAL, not on the database.
  *
  * Invariant: inputs and outputs hold the same versions (an image stands for the record at its LSN).  New rows and the removal of
- * the old ones are one transaction.  Old files are removed some time after, because a reader may still open them by a map
- * it loaded before; after a crash the next start removes them, as they have no row.
+ * the old ones are one transaction.  Old files are removed after it, once the map's generation has moved: a reader that knows
+ * them by an older map and finds them gone takes a newer one (ps_read.c).  After a crash the next start removes them, as they
+ * have no row.
  *
  * Memory is bounded by the inputs' indexes and filters, a block each, and the outputs' index.
  *
@@ -34,7 +35,6 @@
 #define IMAGE_RECORDS		64	/* a key with as many records gets an image */
 #define NAP_MS				5000
 #define RETRY_MS			60000
-#define GRACE_MS			60000	/* between removal of a row and of its file */
 #define LOAD_RETRY_MS		1000
 #define RESTART_S			5
 
@@ -42,18 +42,6 @@ PGDLLEXPORT void ps_compact_main(Datum arg);
 
 int			ps_compaction_threshold;
 int			ps_compaction_target_kb;
-
-/* Files whose rows are gone. */
-typedef struct OldFile
-{
-	struct OldFile *next;
-	TimestampTz remove_at;
-	PsTimeline *tl;
-	uint32		incarnation;	/* a timeline made anew under the same id may have files of the same names */
-	char		path[MAXPGPATH];
-} OldFile;
-
-static OldFile *old_files;
 
 void
 ps_compact_register(void)
@@ -258,42 +246,31 @@ replace_rows(Compaction *c)
 	SPI_finish();
 }
 
-static void
-remember_old_files(const Compaction *c)
+/* Paths of the inputs, which outlive the transaction. */
+static List *
+input_paths(const Compaction *c, MemoryContext context)
 {
+	MemoryContext old = MemoryContextSwitchTo(context);
+	List	   *paths = NIL;
 	ListCell   *lc;
 
 	foreach(lc, c->inputs)
-	{
-		OldFile    *old = MemoryContextAllocZero(TopMemoryContext, sizeof(OldFile));
-
-		snprintf(old->path, sizeof(old->path), "%s/%s", c->directory, ((PsLayerRow *) lfirst(lc))->file);
-		old->tl = c->tl;
-		old->incarnation = ps_timeline_incarnation(c->tl);
-		old->remove_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), GRACE_MS);
-		old->next = old_files;
-		old_files = old;
-	}
+		paths = lappend(paths, psprintf("%s/%s", c->directory, ((PsLayerRow *) lfirst(lc))->file));
+	MemoryContextSwitchTo(old);
+	return paths;
 }
 
 static void
-remove_old_files(void)
+remove_files(List *paths)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	ListCell   *lc;
 
-	for (OldFile **link = &old_files; *link != NULL;)
+	foreach(lc, paths)
 	{
-		OldFile    *old = *link;
+		const char *path = lfirst(lc);
 
-		if (old->remove_at > now)
-		{
-			link = &old->next;
-			continue;
-		}
-		if (ps_timeline_is_live(old->tl, old->incarnation) && unlink(old->path) < 0 && errno != ENOENT)
-			ereport(WARNING, (errcode_for_file_access(), errmsg("could not remove file \"%s\": %m", old->path)));
-		*link = old->next;
-		pfree(old);
+		if (unlink(path) < 0 && errno != ENOENT)
+			ereport(WARNING, (errcode_for_file_access(), errmsg("could not remove file \"%s\": %m", path)));
 	}
 }
 
@@ -334,6 +311,8 @@ compact_timeline(PsTimeline *tl)
 {
 	Compaction *c;
 	uint32		incarnation = ps_timeline_incarnation(tl);
+	MemoryContext round = CurrentMemoryContext;
+	List	   *old_files;
 
 	StartTransactionCommand();
 	MemoryContextSwitchTo(TopTransactionContext);
@@ -355,7 +334,7 @@ compact_timeline(PsTimeline *tl)
 	if (!ps_timeline_is_live(tl, incarnation))
 		ereport(ERROR, (errcode(PS_ERR_TIMELINE_GONE), errmsg("the timeline was dropped while it was compacted")));
 	replace_rows(c);
-	remember_old_files(c);
+	old_files = input_paths(c, round);
 	ForceSyncCommit();
 	ereport(LOG,
 			(errmsg("compacted %d layers of timeline \"%s\" into %d", list_length(c->inputs), c->timeline,
@@ -365,6 +344,9 @@ compact_timeline(PsTimeline *tl)
 	LWLockAcquire(&tl->layers_lock, LW_EXCLUSIVE);
 	pg_atomic_fetch_add_u64(&tl->map_generation, 1);
 	LWLockRelease(&tl->layers_lock);
+	/* A timeline made anew under the same id may have files of the same names. */
+	if (ps_timeline_is_live(tl, incarnation))
+		remove_files(old_files);
 	return true;
 }
 
@@ -372,7 +354,6 @@ static bool
 compact_safely(PsTimeline *tl, TimestampTz *retry_at)
 {
 	MemoryContext context = CurrentMemoryContext;
-	OldFile    *volatile files = old_files;
 	volatile bool more = false;
 
 	PG_TRY();
@@ -388,7 +369,6 @@ compact_safely(PsTimeline *tl, TimestampTz *retry_at)
 		LWLockReleaseAll();
 		FlushErrorState();
 		RESUME_INTERRUPTS();
-		old_files = files;		/* their rows are still there */
 		*retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETRY_MS);
 	}
 	PG_END_TRY();
@@ -451,7 +431,6 @@ ps_compact_main(Datum arg)
 			else if (retry_at[slot] <= GetCurrentTimestamp())
 				generation[slot] = now;
 		}
-		remove_old_files();
 		if (!more)
 			nap(NAP_MS);
 	}

@@ -259,6 +259,7 @@ extern const PsMemKey *ps_mem_first_key(const PsMemLayer *layer, neon_key_kind k
 extern const PsMemKey *ps_mem_next_key(const PsMemKey *key);
 
 /* ---- reading (ps_read.c), beyond ps.h ---- */
+extern PGDLLEXPORT void (*ps_map_taken_hook) (void);	/* tests: a read knows its files and has opened none of them */
 extern uint64 ps_layers_visited;	/* layer files that were searched by this process, filters passed */
 /* The newest image of a key above the floor; NULL if none.  version_lsn may be NULL. */
 extern uint8 *ps_get_image(PsTimeline *tl, const neon_key *key, XLogRecPtr lsn, XLogRecPtr floor,

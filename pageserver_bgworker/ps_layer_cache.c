@@ -126,7 +126,7 @@ add_new(PsLocalMap *local, List *rows, const char *directory)
 }
 
 neon_layer_map *
-ps_layer_map_of(PsTimeline *tl, uint64 generation)
+ps_layer_map_of(PsTimeline *tl, uint64 *generation)
 {
 	PsLocalMap *local = local_map(tl);
 	MemoryContext temporary;
@@ -135,8 +135,11 @@ ps_layer_map_of(PsTimeline *tl, uint64 generation)
 	uint64		now;
 	List	   *rows;
 
-	if (local->generation != 0 && local->generation >= generation)
+	if (local->generation != 0 && local->generation >= *generation)
+	{
+		*generation = local->generation;
 		return &local->map;
+	}
 
 	temporary = AllocSetContextCreate(CurrentMemoryContext, "layer rows", ALLOCSET_DEFAULT_SIZES);
 	caller = MemoryContextSwitchTo(temporary);
@@ -147,7 +150,7 @@ ps_layer_map_of(PsTimeline *tl, uint64 generation)
 	local->generation = 0;
 	remove_gone(local, rows);
 	add_new(local, rows, directory);
-	local->generation = now;
+	*generation = local->generation = now;
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(temporary);
 	return &local->map;

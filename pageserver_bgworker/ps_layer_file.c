@@ -435,7 +435,10 @@ open_file(PsLayerFile *file)
 									realloc_in_context, file->context);
 	if (status != NEON_LAYER_OK)
 	{
+		int			save_errno = errno;
+
 		FileClose(file->fd);
+		errno = save_errno;
 		layer_error(file->path, status, NEON_LAYER_NO_BLOCK);
 	}
 	check_row(file, bytes);

@@ -41,7 +41,7 @@ extern PsLayerFile *ps_layer_file_open_pinned(MemoryContext context, const char 
 /* Errors of layer files that this process met: an ingest that fails together with one is not to blame for it. */
 extern uint64 ps_layer_file_errors;
 
-/* The backend's layer map of a timeline, at least as new as `generation` (ps_layer_cache.c). */
-extern neon_layer_map *ps_layer_map_of(PsTimeline *tl, uint64 generation);
+/* The backend's layer map of a timeline, at least as new as *generation, which becomes the map's own (ps_layer_cache.c). */
+extern neon_layer_map *ps_layer_map_of(PsTimeline *tl, uint64 *generation);
 
 #endif							/* PS_LAYER_FILE_H */

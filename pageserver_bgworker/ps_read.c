@@ -6,6 +6,10 @@
  * that bounds the files by the oldest memory layer it saw, and uses a layer map no older than the generation it saw under the
  * same lock, meets every version exactly once.
  *
+ * Nothing holds a layer file for a reader.  Compaction removes what it has replaced as soon as the map's generation has moved,
+ * so a file of the map at hand may be gone, after whatever time; then there is a newer map, in which other files hold the same versions,
+ * and the files are searched again from the start by that.  A missing file of the newest map is an error.
+ *
  * Locks: layers_lock shared while memory layers are looked at.  Bytes are copied out before it is released.
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -17,8 +21,10 @@
 #include "utils/memutils.h"
 
 #define PS_FIRST_VERSIONS	16
+#define PS_MAX_SEARCHES		100	/* of the files, for one read: compactions that may overtake it */
 
 uint64		ps_layers_visited;
+void		(*ps_map_taken_hook) (void);
 
 /* What is looked for, and what to do with each version, newest first.  false stops the walk. */
 typedef struct PsWalk PsWalk;
@@ -114,6 +120,59 @@ walk_memory(PsTimeline *tl, PsWalk *walk, XLogRecPtr *hi, uint64 *generation)
 
 /* ---- one timeline's layer files ---- */
 
+/* Looks into files of a map; starts from the beginning whenever it is called. */
+typedef bool (*PsSearch) (neon_layer_map *map, void *arg);
+
+/* One search; 'done' is not set when a file is gone and there is a newer map than the one that named it. */
+static bool
+search_once(PsTimeline *tl, uint64 *generation, PsSearch search, void *arg, volatile bool *done)
+{
+	neon_layer_map *map = ps_layer_map_of(tl, generation);
+	MemoryContext caller = CurrentMemoryContext;
+	uint64		errors = ps_layer_file_errors;
+	uint32		save_holdoff = InterruptHoldoffCount;
+	uint32		save_cancel_holdoff = QueryCancelHoldoffCount;
+	volatile bool go_on = false;
+
+	if (ps_map_taken_hook)
+		ps_map_taken_hook();
+	PG_TRY();
+	{
+		go_on = search(map, arg);
+		*done = true;
+	}
+	PG_CATCH();
+	{
+		if (geterrcode() != ERRCODE_UNDEFINED_FILE || pg_atomic_read_u64(&tl->map_generation) == *generation)
+			PG_RE_THROW();
+		/* Nothing but memory was taken since; what an ERROR resets is the caller's, who may hold LWLocks. */
+		MemoryContextSwitchTo(caller);
+		FlushErrorState();
+		InterruptHoldoffCount = save_holdoff;
+		QueryCancelHoldoffCount = save_cancel_holdoff;
+		ps_layer_file_errors = errors;
+		(*generation)++;
+	}
+	PG_END_TRY();
+	return go_on;
+}
+
+static bool
+search_files(PsTimeline *tl, uint64 generation, PsSearch search, void *arg)
+{
+	volatile bool done = false;
+	bool		go_on = false;
+
+	for (int i = 0; i < PS_MAX_SEARCHES && !done; i++)
+		go_on = search_once(tl, &generation, search, arg, &done);
+	if (!done)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("layer files were replaced %d times while they were read", PS_MAX_SEARCHES),
+				 errhint("Try again.")));
+	return go_on;
+}
+
 static bool
 walk_step(PsWalk *walk, const neon_layer_step *step)
 {
@@ -134,15 +193,24 @@ walk_step(PsWalk *walk, const neon_layer_step *step)
 	return true;
 }
 
-static bool
-walk_files(PsTimeline *tl, PsWalk *walk, XLogRecPtr hi, uint64 generation)
+typedef struct FileWalk
 {
+	PsWalk	   *walk;
+	XLogRecPtr	hi;
+	int			nversions;		/* of the chain, from memory */
+} FileWalk;
+
+static bool
+walk_map(neon_layer_map *map, void *arg)
+{
+	FileWalk   *files = arg;
+	PsWalk	   *walk = files->walk;
 	neon_layer_search search;
 	neon_layer_step step;
 
-	if (hi <= walk->lo)
-		return true;
-	neon_layer_search_begin(&search, ps_layer_map_of(tl, generation), walk->key, hi, walk->lo + 1);
+	if (walk->chain)
+		walk->chain->nversions = files->nversions;
+	neon_layer_search_begin(&search, map, walk->key, files->hi, walk->lo + 1);
 	while (neon_layer_search_next(&search, &step))
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -150,6 +218,14 @@ walk_files(PsTimeline *tl, PsWalk *walk, XLogRecPtr hi, uint64 generation)
 			return false;
 	}
 	return true;
+}
+
+static bool
+walk_files(PsTimeline *tl, PsWalk *walk, XLogRecPtr hi, uint64 generation)
+{
+	FileWalk	files = {.walk = walk,.hi = hi,.nversions = walk->chain ? walk->chain->nversions : 0};
+
+	return hi <= walk->lo || search_files(tl, generation, walk_map, &files);
 }
 
 /*
@@ -409,14 +485,33 @@ scan_file(const neon_layer_desc *d, const neon_key *from, const neon_key *to, XL
 	}
 }
 
+typedef struct FileScan
+{
+	const neon_key *from;
+	const neon_key *to;
+	XLogRecPtr	hi;
+	HTAB	   *found;
+	MemoryContext context;
+} FileScan;
+
+/* What an earlier search has found is found again. */
+static bool
+scan_map(neon_layer_map *map, void *arg)
+{
+	FileScan   *scan = arg;
+
+	for (uint32 i = 0; i < map->count; i++)
+		scan_file(&map->layers[i], scan->from, scan->to, scan->hi, scan->found, scan->context);
+	return true;
+}
+
 static void
 scan_timeline(PsTimeline *tl, const neon_key *from, const neon_key *to, XLogRecPtr hi,
 			  HTAB *found, MemoryContext context)
 {
 	const PsMemLayer *layers[PS_MAX_FROZEN + 1];
 	XLogRecPtr	bound = visible_bound(tl, hi);
-	XLogRecPtr	files_hi = bound;
-	neon_layer_map *map;
+	FileScan	scan = {.from = from,.to = to,.hi = bound,.found = found,.context = context};
 	uint64		generation;
 	int			n;
 
@@ -425,15 +520,13 @@ scan_timeline(PsTimeline *tl, const neon_key *from, const neon_key *to, XLogRecP
 	generation = pg_atomic_read_u64(&tl->map_generation);
 	for (int i = 0; i < n; i++)
 	{
-		files_hi = Min(files_hi, layers[i]->start_lsn);
+		scan.hi = Min(scan.hi, layers[i]->start_lsn);
 		if (layers[i]->start_lsn < bound)
 			scan_memory_layer(layers[i], from, to, bound, found, context);
 	}
 	LWLockRelease(&tl->layers_lock);
 
-	map = ps_layer_map_of(tl, generation);
-	for (uint32 i = 0; i < map->count; i++)
-		scan_file(&map->layers[i], from, to, files_hi, found, context);
+	(void) search_files(tl, generation, scan_map, &scan);
 }
 
 static int

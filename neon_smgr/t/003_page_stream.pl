@@ -120,5 +120,32 @@ like($err, qr/FATAL/, 'a wrong tenant is refused');
 unlike($err, qr/lost the connection/, 'and is not taken for a network problem');
 stop_compute($dir);
 
+# ---- a CREATE DATABASE that waits for the pageserver is terminated: its OID and file names are free again
+$dir = make_compute('databases', 'neon.pageserver_timeout = 120s');
+start_compute($dir);
+sql("CREATE DATABASE template OID 70000;\n\\c template\nCREATE EXTENSION neon; CREATE TABLE t AS SELECT generate_series(1, 1000) AS a; " .
+	"SELECT neon_test_evict('t')");
+my $waits = q{FROM pg_stat_activity WHERE query LIKE 'CREATE DATABASE copy%' AND wait_event = 'Extension' AND state_change < clock_timestamp() - interval '1 s'};
+for my $time ('the first time', 'the second time')
+{
+	my ($create_out, $create_err);
+	my $create = IPC::Run::start([ 'psql', '-X', '-U', 'postgres', '-h', $compute->host, '-p', $compute->port, '-d', 'postgres',
+		'-c', 'CREATE DATABASE copy OID 70001 TEMPLATE template' ], '<', '/dev/null', '>', \$create_out, '2>', \$create_err);
+	for (1 .. 600) { last if sql("SELECT count(*) $waits") eq '1' || !$create->pumpable; select(undef, undef, undef, 0.1) }
+	sql("SELECT pg_terminate_backend(pid, 60000) $waits");
+	$create->finish;
+	like($create_err, qr/terminating connection due to administrator command/, "a CREATE DATABASE is terminated in the middle $time");
+}
+($out, $err) = sql("CREATE DATABASE copy OID 70001 TEMPLATE template0;\n\\c copy\nSELECT count(*) > 300 FROM pg_class");
+is("$out$err", 't', 'its OID can be used again');
+
+# ---- DROP TABLE of a relation nobody has looked at, with no pageserver: after its commit nothing may fail
+stop_compute($dir);
+$dir = make_compute('alone', '');
+start_compute($dir);
+sql('BEGIN; DROP TABLE information_schema.sql_parts; ROLLBACK') for 1 .. 2;	# what it reads is in shared_buffers now, up to its commit
 $pageserver->stop;
+($out, $err) = sql('DROP TABLE information_schema.sql_parts');
+is("$out$err", '', 'DROP TABLE works without the pageserver');
+stop_compute($dir);
 done_testing();

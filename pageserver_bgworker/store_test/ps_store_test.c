@@ -9,8 +9,11 @@
  */
 #include "ps_internal.h"
 
+#include <sys/stat.h>
+
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "storage/fd.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
@@ -22,6 +25,8 @@ PG_MODULE_MAGIC;
 #define MAX_PUTS		5
 #define TEST_REL		4000000
 #define LONG_VALUE		700000	/* crosses segments of the pool */
+#define WAIT_US			10000
+#define MAX_WAITS		18000	/* three minutes */
 
 typedef struct Put
 {
@@ -400,6 +405,37 @@ count_key(const neon_key *key, const PsVersion *v, void *arg)
 	return true;
 }
 
+static char waits_for[MAXPGPATH];
+
+/* Says that it waits (file PATH.waiting) until there is a file PATH; once. */
+static void
+wait_for_file(void)
+{
+	char		note[MAXPGPATH + 16];
+	struct stat st;
+
+	ps_map_taken_hook = NULL;
+	snprintf(note, sizeof(note), "%s.waiting", waits_for);
+	FreeFile(AllocateFile(note, PG_BINARY_W));
+	for (int i = 0; stat(waits_for, &st) != 0; i++)
+	{
+		if (i == MAX_WAITS)
+			elog(ERROR, "there is still no file \"%s\"", waits_for);
+		pg_usleep(WAIT_US);
+	}
+}
+
+/* store_wait(path text): this process's next read waits between taking the layer map and opening files. */
+PG_FUNCTION_INFO_V1(store_wait);
+
+Datum
+store_wait(PG_FUNCTION_ARGS)
+{
+	strlcpy(waits_for, text_to_cstring(PG_GETARG_TEXT_PP(0)), sizeof(waits_for));
+	ps_map_taken_hook = wait_for_file;
+	PG_RETURN_VOID();
+}
+
 /* Reads everything there is; returns the number of keys. */
 PG_FUNCTION_INFO_V1(store_scan);
 
@@ -412,6 +448,10 @@ store_scan(PG_FUNCTION_ARGS)
 		.kind = NEON_KEY_KIND_COUNT - 1,.fork = UINT8_MAX};
 	int64		keys = 0;
 
+	HOLD_INTERRUPTS();			/* as one that holds an LWLock does */
 	ps_scan(tl, &from, &to, ps_timeline_last_record_lsn(tl), count_key, &keys);
+	if (InterruptHoldoffCount != 1)
+		elog(ERROR, "interrupts are held off %u times after a scan, once before it", InterruptHoldoffCount);
+	RESUME_INTERRUPTS();
 	PG_RETURN_INT64(keys);
 }

@@ -134,7 +134,6 @@ cmp_ok(sql("SELECT count(*) FROM neon_pageserver.layers WHERE timeline = '$root'
 check($_) for ($root, $branch, $grandchild);
 put($root, 200);
 check($root);
-# no compaction after the restart: what it replaces stays for a minute
 $node->append_conf('postgresql.conf', "neon_pageserver.compaction_threshold = 0\n");
 $node->restart;
 is(sql("SELECT string_agg(f, ',') FROM pg_ls_dir('neon_pageserver/$t/$root') f WHERE f NOT IN (SELECT file FROM neon_pageserver.layers)"),

@@ -39,6 +39,7 @@ CREATE FUNCTION store_put_failing(text, text, int) RETURNS void LANGUAGE c AS '$
 CREATE FUNCTION store_check(text, text, int) RETURNS bigint LANGUAGE c AS '$module';
 CREATE FUNCTION store_scan(text, text) RETURNS bigint LANGUAGE c AS '$module';
 CREATE FUNCTION store_freeze(text, text) RETURNS int LANGUAGE c AS '$module';
+CREATE FUNCTION store_wait(text) RETURNS void LANGUAGE c AS '$module';
 ));
 	return $node;
 }
