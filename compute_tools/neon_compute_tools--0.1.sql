@@ -64,6 +64,12 @@ CREATE FUNCTION compute_lock(name text) RETURNS void LANGUAGE sql AS $$
 $$;
 COMMENT ON FUNCTION compute_lock(text) IS 'until the end of the transaction nobody else starts, stops or removes this compute';
 
+-- Not SQL's: a backslash is one there in any string, and E'' is unknown.
+CREATE FUNCTION conf_literal(value text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+	SELECT '''' || replace(replace(value, '\', '\\'), '''', '''''') || '''';
+$$;
+COMMENT ON FUNCTION conf_literal(text) IS 'a value as a string of postgresql.conf';
+
 -- postgresql.conf of a compute that begins at x
 CREATE FUNCTION compute_conf(spec jsonb, x pg_lsn) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
@@ -73,8 +79,8 @@ BEGIN
 	conf := format($c$
 # Written at every start of this compute.
 port = %s
-listen_addresses = %L
-unix_socket_directories = %L
+listen_addresses = %s
+unix_socket_directories = %s
 shared_preload_libraries = 'neon_smgr,neon_walproposer'
 fsync = off                        # durability is the safekeepers'
 restart_after_crash = off          # a crashed compute starts from nothing
@@ -87,12 +93,13 @@ max_replication_slots = 10
 password_encryption = 'scram-sha-256'
 log_line_prefix = '%%m [%%p] %%b '
 logging_collector = off
-$c$, (spec->>'port')::int, spec->>'host', current_setting('neon_compute_tools.base_directory'));
+$c$, (spec->>'port')::int, @extschema@.conf_literal(spec->>'host'),
+		@extschema@.conf_literal(current_setting('neon_compute_tools.base_directory')));
 	FOR setting IN SELECT key, value FROM jsonb_each_text(coalesce(spec->'settings', '{}')) LOOP
 		IF setting.key !~ '^[a-z_][a-z0-9_.]*$' THEN
 			RAISE EXCEPTION 'invalid setting name "%"', setting.key USING ERRCODE = 'invalid_name';
 		END IF;
-		conf := conf || format(E'%s = %L\n', setting.key, setting.value);
+		conf := conf || format(E'%s = %s\n', setting.key, @extschema@.conf_literal(setting.value));
 	END LOOP;
 	RETURN conf || format($c$neon.tenant_id = %L
 neon.timeline_id = %L
@@ -213,6 +220,15 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION local_drop(text) IS 'stop a compute of this host and remove what it has here';
 
+-- Over the socket that only this host's owner can open.  What users set for their sessions, a library that is not there or a limit of time
+-- among it, is not for these.
+CREATE FUNCTION admin_conninfo(port int, db text = 'postgres') RETURNS text LANGUAGE sql STABLE AS $$
+	SELECT format('host=%s port=%s user=postgres dbname=''%s'' options=''-c session_preload_libraries= -c local_preload_libraries= -c statement_timeout=0'
+		' -c lock_timeout=0 -c default_transaction_read_only=off -c default_transaction_deferrable=off -c default_transaction_isolation=read\\ committed''',
+		current_setting('neon_compute_tools.base_directory'), port, replace(replace(db, '\', '\\'), '''', '\'''));
+$$;
+COMMENT ON FUNCTION admin_conninfo(int, text) IS 'connection string for the administrator of the compute at a port of this host';
+
 -- ---------------------------------------------------------------- what the computes of this host do
 
 CREATE FUNCTION query(conninfo text, sql text, timeout_ms int = 5000) RETURNS text
@@ -269,8 +285,7 @@ BEGIN
 	new.pid := pid;
 	BEGIN
 		port := split_part(pg_read_file(format('%s/%s/postmaster.pid', current_setting('neon_compute_tools.base_directory'), name)), E'\n', 4);
-		r := @extschema@.query(format('host=%s port=%s user=postgres dbname=template1 application_name=neon_watch',
-			current_setting('neon_compute_tools.base_directory'), port), @extschema@.activity_query());
+		r := @extschema@.query(@extschema@.admin_conninfo(port, 'template1') || ' application_name=neon_watch', @extschema@.activity_query());
 		new.activity := r ->> 'activity';
 		new.sessions := r ->> 'sessions';
 	EXCEPTION WHEN OTHERS THEN
@@ -323,8 +338,7 @@ BEGIN
 	IF pid_file IS NULL THEN
 		RAISE EXCEPTION 'compute "%" does not run', name USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Start it first.';
 	END IF;
-	RETURN @extschema@.query(format('host=%s port=%s user=postgres dbname=''%s''', base, split_part(pid_file, E'\n', 4),
-		replace(replace(db, '\', '\\'), '''', '\''')), sql, 120000);
+	RETURN @extschema@.query(@extschema@.admin_conninfo(split_part(pid_file, E'\n', 4)::int, db), sql, 120000);
 END $$;
 
 -- Found before anything is changed: what this host does not have, and settings that are not the user's.
@@ -335,10 +349,22 @@ DECLARE
 	s record;
 	context text;
 BEGIN
+	IF jsonb_typeof(spec) IS DISTINCT FROM 'object' THEN
+		RAISE EXCEPTION 'a configuration must be an object' USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'There are roles, databases, extensions (arrays of objects) and settings (an object).';
+	END IF;
 	SELECT string_agg(key, ', ') INTO bad FROM jsonb_object_keys(spec) key WHERE key NOT IN ('roles', 'databases', 'extensions', 'settings');
 	IF bad IS NOT NULL THEN
 		RAISE EXCEPTION 'unknown parts of a configuration: %', bad USING ERRCODE = 'invalid_parameter_value',
 			HINT = 'There are roles, databases, extensions (arrays of objects) and settings (an object).';
+	END IF;
+	SELECT string_agg(key, ', ') INTO bad FROM jsonb_each(spec) WHERE CASE
+		WHEN key = 'settings' THEN jsonb_typeof(value) <> 'object' OR jsonb_path_exists(value, 'strict $.* ? (@.type() == "object" || @.type() == "array")', '{}', true)
+		WHEN jsonb_typeof(value) <> 'array' THEN true
+		ELSE EXISTS (SELECT FROM jsonb_array_elements(value) x WHERE jsonb_typeof(x -> 'name') IS DISTINCT FROM 'string' OR x ->> 'name' = '') END;
+	IF bad IS NOT NULL THEN
+		RAISE EXCEPTION 'malformed parts of a configuration: %', bad USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'roles, databases and extensions are arrays of objects that have a "name"; settings is an object of names and values.';
 	END IF;
 	SELECT string_agg(DISTINCT x ->> 'name', ', ') INTO missing FROM jsonb_array_elements(coalesce(spec -> 'extensions', '[]')) x
 	WHERE @extschema@.local_sql(local_check_spec.name, 'template1', format('SELECT 1 FROM pg_available_extensions WHERE name = %L', x ->> 'name')) IS NULL;
@@ -421,6 +447,10 @@ BEGIN
 	FOR s IN SELECT x.key, x.value FROM jsonb_each_text(settings) x LOOP
 		known := @extschema@.local_sql(name, 'template1', format(
 			'SELECT jsonb_build_object(''context'', context, ''boot_val'', boot_val) FROM pg_settings WHERE name = %L', s.key));
+		IF known IS NULL THEN		-- of a module that is not loaded, or of nobody: the server learns it from its configuration file
+			restart := restart || to_jsonb(s.key);
+			CONTINUE;
+		END IF;
 		value := coalesce(s.value, known ->> 'boot_val');
 		IF s.key IN ('search_path', 'temp_tablespaces', 'session_preload_libraries', 'local_preload_libraries') THEN
 			SELECT string_agg(quote_literal(btrim(p, ' "')), ', ') INTO value FROM unnest(string_to_array(value, ',')) p;

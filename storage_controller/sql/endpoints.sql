@@ -46,9 +46,8 @@ BEGIN
 END $$;
 
 -- The endpoint's own server, as its administrator: over the socket that only this host's owner can open.
-CREATE FUNCTION endpoint_admin(e endpoints) RETURNS text LANGUAGE sql STABLE AS $$
-	SELECT format('host=%s port=%s user=postgres dbname=postgres',
-		@extschema@.on_node(e.compute, 'SELECT current_setting(''neon_compute_tools.base_directory'') AS dir') ->> 'dir', e.port);
+CREATE FUNCTION endpoint_admin(e endpoints, db text = 'postgres') RETURNS text LANGUAGE sql STABLE AS $$
+	SELECT @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.admin_conninfo($1::int, $2) AS conninfo', e.port::text, db) ->> 'conninfo';
 $$;
 
 CREATE FUNCTION endpoint_pid(e endpoints) RETURNS int LANGUAGE sql AS $$

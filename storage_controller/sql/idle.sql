@@ -193,7 +193,10 @@ DECLARE
 	changes jsonb := coalesce(spec -> 'settings', '{}');
 	r jsonb;
 BEGIN
-	IF changes <> '{}' THEN
+	IF jsonb_typeof(changes) <> 'object' THEN
+		RAISE EXCEPTION 'malformed parts of a configuration: settings' USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'settings is an object of names and values.';
+	ELSIF changes <> '{}' THEN
 		PERFORM @extschema@.check_branch_setting(s.key, s.value) FROM jsonb_each_text(changes) s;
 		PERFORM @extschema@.lock_tenant(tenant_id);
 		-- before its server has them

@@ -51,7 +51,7 @@ BEGIN
 	IF e.wanted = 'running' AND e.started_at IS NOT NULL THEN
 		BEGIN
 			-- in template1, where the watcher asks too: somebody who tries passwords does not keep an endpoint awake
-			RETURN (SELECT r ->> 'secret' FROM @extschema@.remote(replace(@extschema@.endpoint_admin(e), 'dbname=postgres', 'dbname=template1'),
+			RETURN (SELECT r ->> 'secret' FROM @extschema@.remote(@extschema@.endpoint_admin(e, 'template1'),
 				format('endpoint "%s"', e.name), ask, role) r);
 		EXCEPTION WHEN connection_exception OR sqlclient_unable_to_establish_sqlconnection OR connection_failure
 				OR cannot_connect_now OR admin_shutdown OR crash_shutdown THEN

@@ -84,6 +84,9 @@ DECLARE
 	as_written text;
 BEGIN
 	SELECT r INTO known FROM @extschema@.remote(admin, who, 'SELECT context, boot_val FROM pg_settings WHERE name = $1', setting) r;
+	IF known IS NULL THEN		-- of a module that is not loaded, or of nobody: the server learns it from its configuration file
+		RETURN false;
+	END IF;
 	-- its configuration file still has the old value, so the default is written out
 	as_written := coalesce(value, known ->> 'boot_val');
 	IF setting IN ('search_path', 'temp_tablespaces', 'session_preload_libraries', 'local_preload_libraries') THEN

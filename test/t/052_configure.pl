@@ -36,10 +36,10 @@ like($c->sql('main', q{CREATE TABLE wide AS SELECT i FROM generate_series(1, 100
 my $spec = q({"roles": [{"name": "owner", "password": "secret", "createdb": true}, {"name": "Ann''s", "login": false, "member_of": ["pg_monitor"]}],
 	"databases": [{"name": "app", "owner": "owner"}, {"name": "it''s \"x\""}],
 	"extensions": [{"name": "pgcrypto", "database": "app"}, {"name": "earthdistance", "database": "app"}],
-	"settings": {"work_mem": "7MB", "max_connections": "77"}});
-is(configure($spec), q({"created": ["role owner", "role Ann's", "database app", "database it's \"x\"", "extension pgcrypto", "extension earthdistance"], "pending_restart": ["max_connections"]}),
+	"settings": {"work_mem": "7MB", "max_connections": "77", "cluster_name": "a\\\\b''s", "app.path": "C:\\\\dir\\\\new"}});
+is(configure($spec), q({"created": ["role owner", "role Ann's", "database app", "database it's \"x\"", "extension pgcrypto", "extension earthdistance"], "pending_restart": ["app.path", "cluster_name", "max_connections"]}),
 	'everything is created, and it is said what wants a restart');
-is(configure($spec), q({"created": [], "pending_restart": ["max_connections"]}), 'the second time there is nothing to create');
+is(configure($spec), q({"created": [], "pending_restart": ["app.path", "cluster_name", "max_connections"]}), 'the second time there is nothing to create');
 my $app = $c->uri('main') =~ s{postgres:[^@]*@}{owner:secret\@}r =~ s{/postgres$}{/app}r;
 is(($c->psql_uri($app, 'SELECT current_user, count(*) FROM pg_extension WHERE extname IN (\'pgcrypto\', \'earthdistance\', \'cube\')'))[1], 'owner|3', 'the role logs in, and has its extensions with what they need');
 is($c->sql('main', q{SELECT string_agg(rolname || rolcanlogin || rolcreatedb, ',' ORDER BY rolname COLLATE "C") FROM pg_roles WHERE rolname IN ('owner', 'Ann''s')}), "Ann'sfalsefalse,ownertruetrue", 'roles are as told');
@@ -49,11 +49,19 @@ isnt($c->sql('main', 'SHOW max_connections'), '77', 'one that wants a restart wa
 ctl(q{SELECT neon_suspend_endpoint('main')});
 ctl(q{SELECT neon_start_endpoint('main')});
 is($c->sql('main', 'SHOW max_connections') . $c->sql('main', 'SHOW work_mem'), '777MB', 'after it both hold');
+is($c->sql('main', 'SHOW cluster_name') . ' ' . $c->sql('main', 'SHOW app.path'), q{a\b's C:\dir\new}, 'backslashes and quotes come as they are, and settings that no module knows');
 configure(q({"settings": {"work_mem": null}}));
 ok($c->poll('the setting is reset', 60, sub { $c->sql('main', q{SELECT setting FROM pg_settings WHERE name = 'work_mem'}) eq '4096' }), 'a setting is taken back');
 $c->stop('main');
 $c->start('main');
 is($c->sql('main', 'SHOW work_mem'), '4MB', 'and stays so');
+
+# what users set for their sessions does not shut the control plane out, which can take it back
+ctl(q{SELECT neon_set_branch('main', 'statement_timeout', '1ms'), neon_set_branch('main', 'default_transaction_read_only', 'on'), neon_set_branch('main', 'session_preload_libraries', 'not_there')});
+ok($c->poll('nobody gets in', 60, sub { my (undef, undef, $err) = $c->psql_uri($c->uri('main'), 'SELECT 1'); $err =~ /could not access file "not_there"/ }), 'a library that is not there shuts everybody out');
+is(configure(q({"roles": [{"name": "late"}]})), q({"created": ["role late"], "pending_restart": []}), 'but not the control plane');
+ctl(q{SELECT neon_set_branch('main', 'statement_timeout', NULL), neon_set_branch('main', 'default_transaction_read_only', NULL), neon_set_branch('main', 'session_preload_libraries', NULL)});
+ok($c->poll('they get in', 60, sub { my ($rc) = $c->psql_uri($c->uri('main'), 'SELECT 1'); $rc == 0 }), 'and it is taken back');
 
 for my $bad (
 	[ q({"extensions": [{"name": "no_such_thing"}], "databases": [{"name": "never"}]}), qr/this host does not have the extension: no_such_thing.*DETAIL.*HINT:.*package/s, 'an extension that is not installed' ],
@@ -62,6 +70,9 @@ for my $bad (
 	[ q({"settings": {"neon.safekeepers": "x"}}), qr/setting "neon.safekeepers" cannot be changed/, 'one of ours' ],
 	[ q({"settings": {"work_mem": "lots"}}), qr/invalid value for parameter "work_mem"/, 'a value that makes no sense' ],
 	[ q({"settings": {"a b": "1"}}), qr/invalid setting name "a b"/, 'a name that makes no sense' ],
+	[ q([]), qr/must be an object.*HINT/s, 'a configuration that is none' ],
+	(map { [ $_, qr/malformed parts of a configuration: (?:roles|databases|settings).*HINT/s, 'a part of another shape' ] } q({"roles": {}}), q({"roles": [{}]}), q({"databases": ["x"]}),
+		q({"settings": ["x"]}), q({"settings": {"app.list": ["x"]}})),
 	[ q({"rolls": []}), qr/unknown parts of a configuration: rolls.*HINT/s, 'a part that makes no sense' ])
 {
 	my ($rc, undef, $err) = try_ctl("SELECT neon_configure_endpoint('main', '$bad->[0]')");
