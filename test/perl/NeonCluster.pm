@@ -17,6 +17,7 @@ use Test::More;
 
 my $TOP = abs_path(dirname(__FILE__) . '/../..');
 our $NEON_LOCAL = "$TOP/bin/neon_local";
+chomp($ENV{NEON_LOCAL_BINDIR} = `"\${PG_CONFIG:-pg_config}" --bindir`) unless $ENV{NEON_LOCAL_BINDIR};
 # A psql that cannot connect has ended before it reads what it is told: that is an error of the write, not our end.
 $SIG{PIPE} = sub { };
 
@@ -49,6 +50,7 @@ sub new
 	$self->{dir} = "$self->{tmp}/c";
 	$self->{owner} = $$;
 	$self->local('init', '-D', $self->{dir}, '--base-port', $self->{port}, '--proxies', $opt{proxies} // 0, @{ $opt{init} || [] });
+	$self->take_fresh_cluster;
 	# tests kill and stop endpoints themselves; only those of the watcher want it
 	$self->conf('controller', 'neon_compute_tools.watch_interval = ' . ($opt{watch} // 0));
 	$self->conf($_, $opt{conf}{$_}) for keys %{ $opt{conf} || {} };
@@ -67,7 +69,41 @@ sub local
 	return $out;
 }
 
-sub start { my ($self, @n) = @_; $self->local('start', '-D', $self->{dir}, @n); }
+sub start
+{
+	my ($self, @n) = @_;
+	my $out = $self->local('start', '-D', $self->{dir}, @n);
+	$self->give_fresh_cluster unless @n;
+	return $out;
+}
+
+# Each pageserver makes the image of a fresh cluster once, with an initdb; a run of many tests (NEON_LOCAL_TEMPLATE is set) makes it once for all.
+sub give_fresh_cluster
+{
+	my ($self) = @_;
+	my $template = $ENV{NEON_LOCAL_TEMPLATE} or return;
+	my $made = "$self->{dir}/pageserver-1/neon_pageserver/_bootstrap";
+	return if -e "$template.bootstrap" || !-e "$made/state";
+	my $copy = "$template.bootstrap.$$";
+	if (system('cp', '-a', $made, $copy) != 0 || !rename $copy, "$template.bootstrap") { system('rm', '-rf', $copy); }
+	return;
+}
+
+sub take_fresh_cluster
+{
+	my ($self) = @_;
+	my $template = $ENV{NEON_LOCAL_TEMPLATE} or return;
+	return unless -e "$template.bootstrap/state";
+	for my $node (glob "$self->{dir}/pageserver-*")
+	{
+		my ($uid, $gid) = (stat $node)[ 4, 5 ];
+		mkdir "$node/neon_pageserver", 0700 or die "$node: $!";
+		chown $uid, $gid, "$node/neon_pageserver" if $> == 0;
+		system('cp', '-a', "$template.bootstrap", "$node/neon_pageserver/_bootstrap") == 0 or die 'cp';
+	}
+	return;
+}
+
 sub stop { my ($self, @n) = @_; $self->local('stop', '-D', $self->{dir}, @n); }
 
 # Lines for a node's postgresql.conf (before its start).
@@ -131,15 +167,31 @@ sub poll
 	my $end = time + $limit;
 	while (time < $end)
 	{
+		my $asked = time;
 		my $r = eval { $code->() };
 		return $r if $r;
-		sleep 0.1;
+		# what is dear to ask (a psql) is asked less often: who waits is not to keep the others from going on
+		my $took = time - $asked;
+		sleep($took < 0.03 ? 0.1 : $took > 0.2 ? 0.4 : 0.2);
 	}
 	diag("timed out waiting until $what" . $self->tail_logs);
 	return 0;
 }
 
-sub pid { my ($self, $name) = @_; return $self->status->{$name}{pid}; }
+# Of a node or endpoint, '-' when it does not run: what neon_local says, without a psql for each question.
+sub pid
+{
+	my ($self, $name) = @_;
+	my $dir = $name =~ /^(controller|(safekeeper|pageserver|proxy)-\d+)$/ ? "$self->{dir}/$name"
+	  : ($self->{endpoint_dir}{$name} //= ($self->status->{$name} // die "no $name")->{dir});
+	open my $f, '<', "$dir/postmaster.pid" or return '-';
+	my ($pid) = (<$f> // '') =~ /^([1-9]\d*)$/ or return '-';
+	open my $c, '<', "/proc/$pid/comm" or return '-';
+	my $comm = <$c> // '';
+	my ($ours, $theirs) = map { join '/', (stat $_)[ 0, 1 ] } $dir, "/proc/$pid/cwd";
+	return $pid if $ours eq $theirs || ($comm eq "postgres\n" && $theirs eq '');
+	return '-';
+}
 
 # SIGSTOP of a server and all its processes; what thaw() wants.
 sub freeze
@@ -162,13 +214,13 @@ sub thaw { my ($self, @pids) = @_; kill 'CONT', @pids; }
 sub kill9
 {
 	my ($self, $name) = @_;
-	my $st = $self->status->{$name} or die "no $name";
-	return 0 if $st->{pid} eq '-';
-	kill 'STOP', $st->{pid};
-	my @kids = split /\s+/, `ps -o pid= --ppid $st->{pid}`;
-	kill 'KILL', $st->{pid}, grep { /^\d+$/ } @kids;
+	my $pid = $self->pid($name);
+	return 0 if $pid eq '-';
+	kill 'STOP', $pid;
+	my @kids = split /\s+/, `ps -o pid= --ppid $pid`;
+	kill 'KILL', $pid, grep { /^\d+$/ } @kids;
 	my $end = time + 30;
-	while (time < $end && grep { kill 0, $_ } $st->{pid}, grep { /^\d+$/ } @kids) { sleep 0.02; }
+	while (time < $end && grep { kill 0, $_ } $pid, grep { /^\d+$/ } @kids) { sleep 0.02; }
 	return 1;
 }
 

@@ -7,6 +7,7 @@ use lib "$FindBin::RealBin/../perl";
 use NeonCluster;
 use Test::More;
 
+delete $ENV{NEON_LOCAL_TEMPLATE};	# its nodes are made as a user's are
 my $c = NeonCluster->new;
 $c->start;
 my $st = $c->status;
