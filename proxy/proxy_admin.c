@@ -96,13 +96,14 @@ send_or_close(PxClient *c, const void *data, size_t n)
 }
 
 static bool
-complain(PxClient *c, const char *sqlstate, const char *message, const char *hint)
+complain(PxClient *c, const char *sqlstate, const char *message, const char *hint, bool ready)
 {
 	uint8		buf[1024];
 	px_error	e = {"ERROR", sqlstate, message, NULL, hint};
 	size_t		n = px_put_error(buf, sizeof(buf), &e);
 
-	n += px_put_ready(buf + n, sizeof(buf) - n, 'I');
+	if (ready)
+		n += px_put_ready(buf + n, sizeof(buf) - n, 'I');
 	return send_or_close(c, buf, n);
 }
 
@@ -163,7 +164,7 @@ show(PxClient *c, const char *what)
 	bool		ok;
 
 	if (s == NULL)
-		return complain(c, "42704", "there is no such table", "SHOW HELP lists what there is.");
+		return complain(c, "42704", "there is no such table", "SHOW HELP lists what there is.", true);
 	if (!describe(c, s->columns))
 		return false;
 	s->rows(&r);
@@ -273,6 +274,7 @@ px_admin_tick(void)
 {
 	dlist_mutable_iter i;
 
+	px_show_tick();
 	dlist_foreach_modify(i, &asked)
 	{
 		Asked	   *a = dlist_container(Asked, node, i.cur);
@@ -415,6 +417,11 @@ command(PxClient *c, const char *verb, const char *name)
 		kill(PostmasterPid, SIGHUP);
 		return complete(c, "RELOAD");
 	}
+	if (pg_strcasecmp(verb, "SHUTDOWN") == 0 && name[0] == '\0')
+	{
+		kill(PostmasterPid, SIGINT);	/* transactions may end within neon_proxy.drain_timeout */
+		return complete(c, "SHUTDOWN");
+	}
 	if (pg_strcasecmp(verb, "RECONNECT") == 0)
 		return tell_all(c, "RECONNECT", "");
 	if (pg_strcasecmp(verb, "PAUSE") == 0 || pg_strcasecmp(verb, "RESUME") == 0)
@@ -422,14 +429,14 @@ command(PxClient *c, const char *verb, const char *name)
 		bool		pause = pg_strcasecmp(verb, "PAUSE") == 0;
 
 		if (!remember_pause(name[0] ? name : "*", pause))
-			return complain(c, "54000", "too many endpoints are paused", "RESUME some, or PAUSE all.");
+			return complain(c, "54000", "too many endpoints are paused", "RESUME some, or PAUSE all.", true);
 		return tell_all(c, pause ? "PAUSE" : "RESUME", name);
 	}
 	if (pg_strcasecmp(verb, "KILL") == 0 && name[0])
 		return tell_all(c, "KILL", name);
 	if (pg_strcasecmp(verb, "SET") == 0)
-		return complain(c, "0A000", "settings are not changed here", "Edit postgresql.conf of the proxy, or use ALTER SYSTEM there, and RELOAD.");
-	return complain(c, "42601", "unknown command", "SHOW HELP lists the commands.");
+		return complain(c, "0A000", "settings are not changed here", "Edit postgresql.conf of the proxy, or use ALTER SYSTEM there, and RELOAD.", true);
+	return complain(c, "42601", "unknown command", "SHOW HELP lists the commands.", true);
 }
 
 /* Up to three words; quotes around one are taken off. */
@@ -459,7 +466,7 @@ query(PxClient *c, const char *sql)
 	if (words[0][0] == '\0')
 		return send_or_close(c, empty, sizeof(empty));
 	if (words[2][0])
-		return complain(c, "42601", "unknown command", "SHOW HELP lists the commands.");
+		return complain(c, "42601", "unknown command", "SHOW HELP lists the commands.", true);
 	if (pg_strcasecmp(words[0], "SHOW") == 0)
 		return show(c, words[1]);
 	return command(c, words[0], words[1]);
@@ -496,7 +503,8 @@ px_admin_input(PxClient *c, const uint8 *p, size_t len, size_t *used)
 					return false;
 				break;
 			case 'P':
-				if (!complain(c, "0A000", "the console takes simple queries only", "Use psql."))
+				/* what follows is passed over until the Sync, which is answered */
+				if (!complain(c, "0A000", "the console takes simple queries only", "Use psql.", false))
 					return false;
 				break;
 			default:

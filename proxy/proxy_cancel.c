@@ -122,17 +122,36 @@ px_cancel_tick(void)
 	}
 }
 
-/* It has no server connection yet: its query is taken back, if it is the only thing it sent. */
+/* Is what waits one whole request and nothing else: a simple query, or messages of the extended protocol up to a Sync? */
+static bool
+one_request(const PxBuf *in)
+{
+	size_t		len = in ? in->end - in->start : 0;
+	size_t		at = 0;
+	px_head		head;
+
+	while (len - at >= PX_HEAD_BYTES && px_head_parse(in->data + in->start + at, &head) && head.len <= len - at)
+	{
+		bool		simple = head.type == 'Q' && at == 0;
+
+		at += head.len;
+		if (simple || head.type == 'S')
+			return at == len;
+		if (head.type == 0 || strchr("PBDECH", head.type) == NULL)
+			return false;
+	}
+	return false;
+}
+
+/* It has no server connection yet: its query is taken back, if it is the only thing it sent.  As after an error, all of it is passed over. */
 static void
 cancel_waiting(PxClient *c)
 {
-	px_head		head;
 	uint8		buf[256];
 	px_error	e = {"ERROR", "57014", "canceling statement due to user request", NULL, NULL};
 	size_t		n;
 
-	if (c->in == NULL || c->in->end - c->in->start < PX_HEAD_BYTES || !px_head_parse(c->in->data + c->in->start, &head) ||
-		head.type != 'Q' || head.len != c->in->end - c->in->start)
+	if (!one_request(c->in))
 		return;
 	px_buf_free(&c->in);
 	px_client_state(c, PX_CL_IDLE);

@@ -26,6 +26,7 @@ typedef struct PxShow
 } PxShow;
 
 extern const PxShow *px_show_find(const char *name);
+extern void px_show_tick(void);
 extern void px_row_text(PxRows *r, int ncolumns, const char *const *values);
 extern void px_rows_free(PxRows *r);
 

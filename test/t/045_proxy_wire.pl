@@ -13,6 +13,7 @@ use IPC::Run qw(run timeout);
 use Time::HiRes qw(sleep time);
 use Test::More;
 use ProxyRig;
+use RawPg;
 
 my $top = abs_path(dirname(__FILE__) . '/../..');
 my $p = ProxyRig->new(proxy => "neon_proxy.login_timeout = 3s\nneon_proxy.max_address_failures = 0\nneon_proxy.secret_ttl = 0\n"
@@ -123,6 +124,28 @@ for my $try (1 .. 6)
 	like($err, qr/canceling statement due to user request/, "cancel $try reaches its backend");
 }
 
+# ---- and one that waits for a server connection is taken back
+{
+	local $RawPg::TIMEOUT = 120;
+	my $s = RawPg->connect(host => '127.0.0.1', port => $p->{port}, user => 'ann', password => 'secret', dbname => 'app', startup => { options => 'endpoint=one-1a2b3c4d' });
+	ok(!$s->{error}, 'a client of a pool of one') or diag($s->{error}{M});
+	my ($i, $out, $err) = ("BEGIN; SELECT 'has';\n", '', '');
+	my $h = IPC::Run::start([ 'psql', '-X', '-A', '-t', $uri->('one') ], '<', \$i, '>', \$out, '2>', \$err, timeout(300));
+	$h->pump until $out =~ /has/ || !$h->pumpable;
+	for my $q ([ 'a simple query', RawPg::framed('Q', "SELECT 1\0") ], [ 'one of the extended protocol',
+		RawPg::framed('P', "\0SELECT 1\0\0\0") . RawPg::framed('B', "\0\0\0\0\0\0\0\0") . RawPg::framed('E', "\0\0\0\0\0") . RawPg::framed('S', '') ])
+	{
+		$s->raw($q->[1]);
+		until_true('it waits', sub { $p->console('SHOW CLIENTS') =~ /ann\|app\|waiting/ });
+		$s->cancel;
+		is($s->finish->{error}{C} // 'none', '57014', "$q->[0] that waits is cancelled");
+	}
+	$i .= "COMMIT;\n\\q\n";
+	$h->finish;
+	is(($s->query('SELECT 11')->{rows}[0] // [])->[0], '11', 'and its session goes on');
+	$s->close;
+}
+
 # ---- limits
 {
 	my @held = map { my ($i, $out, $err) = ("SELECT 'in';\n", '', ''); my $h = IPC::Run::start([ 'psql', '-X', '-A', '-t', $uri->('few') ], '<', \$i, '>', \$out, '2>', \$err, timeout(120));
@@ -130,6 +153,26 @@ for my $try (1 .. 6)
 	bad('options=endpoint=few-1a2b3c4d', qr/too many connections for this endpoint/, 'clients of an endpoint are limited');
 	for (@held) { ${ $_->[1] } = "\\q\n"; $_->[0]->finish; }
 	until_true('and may come when others have gone', sub { ($p->psql('options=endpoint=few-1a2b3c4d', 'SELECT 1'))[0] == 0 });
+}
+
+{
+	my $set = sub { my ($name, $value) = @_; $p->conf('proxy', "neon_proxy.$name = $value"); $p->console('RELOAD');
+		until_true("$name is $value", sub { $p->console('SHOW CONFIG') =~ /^$name\|$value\|/m }) };
+	my ($i, $out, $err) = ("SELECT 'in';\n", '', '');
+	$set->('max_address_clients', 1);
+	my $h = IPC::Run::start([ 'psql', '-X', '-A', '-t', $uri->('tx') ], '<', \$i, '>', \$out, '2>', \$err, timeout(180));
+	$h->pump until $out =~ /in/ || !$h->pumpable;
+	until_true('clients of an address are limited', sub { my (undef, undef, $e) = $p->psql($main, 'SELECT 1'); $e =~ /too many connections from this address/ });
+	$i .= "\\q\n";
+	$h->finish;
+	until_true('and may come when others have gone', sub { ($p->psql($main, 'SELECT 1'))[0] == 0 });
+	$set->('max_address_clients', 0);
+	$set->('max_address_failures', 2);
+	# what was guessed a minute ago does not count any more
+	until_true('guesses from an address are limited, also for who has the password', sub { $p->psql("$main password=guess", 'SELECT 1') for 1 .. 2;
+		my (undef, undef, $e) = $p->psql($main, 'SELECT 1'); $e =~ /too many failed logins from this address.*HINT:/s });
+	$set->('max_address_failures', 0);
+	good($main, 'SELECT 1', '1', 'until the limit is off');
 }
 
 # ---- hostile bytes before authentication
@@ -178,6 +221,20 @@ until_true('a new endpoint is known', sub { ($p->psql('options=endpoint=late-1a2
 # ---- console
 like($p->console('SHOW POOLS'), qr/app\|ann\|/, 'SHOW POOLS');
 like($p->console('SHOW CLIENTS'), qr/^C\|.*\|admin\|/m, 'SHOW CLIENTS');
+# the columns of PgBouncer 1.18, in its order; ours come after them
+{
+	my $socket = 'type|user|database|state|addr|port|local_addr|local_port|connect_time|request_time|wait|wait_us|close_needed|ptr|link|remote_pid|tls|application_name';
+	my $seven = 'database|xact_count|query_count|bytes_received|bytes_sent|xact_time|query_time|wait_time';
+	my @want = ([ POOLS => 'database|user|cl_active|cl_waiting|cl_active_cancel_req|cl_waiting_cancel_req|sv_active|sv_active_cancel|sv_being_canceled|sv_idle|sv_used|sv_tested|sv_login|maxwait|maxwait_us|pool_mode' ],
+		[ CLIENTS => $socket ], [ SERVERS => $socket ], [ USERS => 'name|pool_mode' ], [ STATS_TOTALS => $seven ], [ STATS_AVERAGES => $seven ], [ TOTALS => 'name|value' ], [ LISTS => 'list|items' ],
+		[ DATABASES => 'name|host|port|database|force_user|pool_size|min_pool_size|reserve_pool|pool_mode|max_connections|current_connections|paused|disabled' ],
+		[ STATS => 'database|total_xact_count|total_query_count|total_received|total_sent|total_xact_time|total_query_time|total_wait_time|avg_xact_count|avg_query_count|avg_recv|avg_sent|avg_xact_time|avg_query_time|avg_wait_time' ],
+		[ CONFIG => 'key|value|default|changeable' ], [ MEM => 'name|size|used|free|memtotal' ]);
+	my ($all, $said) = ('', '');
+	run [ ProxyRig::as_pg('psql', '-X', '-q', '-A', '-h', $p->{tmp}, '-p', $p->{port}, '-U', 'postgres', '-d', 'neon_proxy', map { ('-c', "SHOW $_->[0]") } @want) ], '>', \$all, '2>', \$said, timeout(180);
+	for my $w (@want) { like($all, qr/^\Q$w->[1]\E(?:\||$)/m, "SHOW $w->[0] has PgBouncer's columns") or diag("$all$said"); }
+	is(scalar(() = $all =~ /^\(\d+ rows?\)$/mg), scalar @want, 'and as many values in each row');
+}
 like($p->console('SHOW CONFIG'), qr/^admin_secret\|\*+\|/m, 'SHOW CONFIG hides secrets');
 is(scalar(() = $p->console('SHOW WORKERS') =~ /^\d+\|\d+\|1\|/mg), 2, 'no worker was started twice');
 bad("dbname=neon_proxy user=postgres password=wrong", qr/password authentication failed/, 'the console wants its password');
