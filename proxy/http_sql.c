@@ -72,18 +72,64 @@ put_array(NhBuf *b, const json_t *v)
 	nh_putc(b, '}');
 }
 
+/* As JSON again, numbers as short as they came: 0.1 is not to become 0.10000000000000001 in a jsonb.  The parser has bounded the depth. */
+static void
+put_json(NhBuf *b, const json_t *v)
+{
+	const char *key;
+	json_t	   *member;
+	size_t		i;
+	bool		first = true;
+
+	if (json_is_object(v))
+	{
+		nh_putc(b, '{');
+		json_object_foreach((json_t *) v, key, member)
+		{
+			if (!first)
+				nh_putc(b, ',');
+			first = false;
+			nh_json_cstring(b, key);
+			nh_putc(b, ':');
+			put_json(b, member);
+		}
+		nh_putc(b, '}');
+	}
+	else if (json_is_array(v))
+	{
+		nh_putc(b, '[');
+		json_array_foreach(v, i, member)
+		{
+			if (i > 0)
+				nh_putc(b, ',');
+			put_json(b, member);
+		}
+		nh_putc(b, ']');
+	}
+	else if (json_is_string(v))
+		nh_json_string(b, json_string_value(v), json_string_length(v));
+	else if (json_is_null(v))
+		nh_puts(b, "null");
+	else
+		put_scalar(b, v, false);
+}
+
 static void
 put_object(NhBuf *b, const json_t *v, bool in_array)
 {
-	char	   *text = json_dumps(v, JSON_COMPACT);
+	NhBuf		text = ht_buf(2 * HT_MAX_BODY_BYTES);
 
-	if (!text)
+	if (!in_array)
+	{
+		put_json(b, v);
+		return;
+	}
+	put_json(&text, v);
+	if (text.failed)
 		b->failed = true;
-	else if (in_array)
-		nh_array_string(b, text, strlen(text));
 	else
-		nh_puts(b, text);
-	free(text);
+		nh_array_string(b, text.data, text.len);
+	ht_buf_free(&text);
 }
 
 static void

@@ -107,6 +107,9 @@ ok(await until(0), 'and is cancelled in the database');
 const post = (body, headers) => fetch(`${base}/sql`, { method: 'POST', body, headers: { 'Neon-Connection-String': uri, ...headers } });
 const plain = await (await post(JSON.stringify({ query: 'SELECT 1::int4 AS i, 2::int8 AS b, true AS t, 1.5::float8 AS f, \'{"a":1}\'::jsonb AS j, ARRAY[[1,NULL]]::int[] AS a' }))).json();
 is(plain.rows, [{ i: 1, b: '2', t: true, f: 1.5, j: { a: 1 }, a: [[1, null]] }], 'JSON values without the raw text mode');
+const objects = await (await post(JSON.stringify({ query: 'SELECT $1::jsonb::text AS j, $2::jsonb[]::text AS a',
+	params: [{ a: 0.1, b: [1.5, { c: -2.5e-7 }], n: null, s: 'q"\\ü', t: true }, [{ a: 0.1 }]] }))).json();
+is(objects.rows, [{ j: '{"a": 0.1, "b": [1.5, {"c": -0.00000025}], "n": null, "s": "q\\"\\\\ü", "t": true}', a: '{"{\\"a\\": 0.1}"}' }], 'objects as parameters, with the numbers they had');
 for (const [name, body] of [['not JSON', '{'], ['an array', '[]'], ['no query', '{}'], ['a number as query', '{"query": 1}'],
 	['params that are no array', '{"query": "SELECT 1", "params": 1}'], ['nesting without end', '['.repeat(100000)], ['nothing', ' ']]) {
 	const r = await post(body);
