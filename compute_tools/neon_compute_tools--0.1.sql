@@ -109,12 +109,14 @@ neon.start_lsn = %L
 neon.controller_connstring = %L
 $c$, spec->>'tenant', spec->>'timeline', spec->>'pageserver', spec->>'safekeepers', x::text, spec->>'controller');
 END $$;
+COMMENT ON FUNCTION compute_conf(jsonb, pg_lsn) IS 'postgresql.conf of a compute whose WAL begins at x';
 
 CREATE FUNCTION compute_hba() RETURNS text LANGUAGE sql IMMUTABLE AS $$
 	SELECT E'local all all trust\nlocal replication all trust\n'
 		'host all all 0.0.0.0/0 scram-sha-256\nhost all all ::/0 scram-sha-256\n'
 		'host replication all 0.0.0.0/0 scram-sha-256\nhost replication all ::/0 scram-sha-256\n';
 $$;
+COMMENT ON FUNCTION compute_hba() IS 'pg_hba.conf of every compute: passwords for connections over the network, trust for the host''s owner';
 
 -- ---------------------------------------------------------------- the provider "local": processes of this host
 
@@ -123,12 +125,14 @@ CREATE FUNCTION local_timeline(name text) RETURNS text LANGUAGE sql AS $$
 	SELECT substring(pg_read_file(format('%s/%s/postgresql.conf', current_setting('neon_compute_tools.base_directory'), name), 0, 1000000, true)
 		FROM 'neon\.timeline_id = ''([0-9a-f]{32})''');
 $$;
+COMMENT ON FUNCTION local_timeline(text) IS 'the timeline of the compute whose directory this is; NULL when there is none';
 
 -- Elect on the safekeepers.
 CREATE FUNCTION local_sync(spec jsonb, OUT lsn pg_lsn, OUT prev_lsn pg_lsn) LANGUAGE sql AS $$
 	SELECT lsn, coalesce(prev_lsn, '0/0') FROM @extschema@.sync_safekeepers(spec->>'tenant', spec->>'timeline', spec->>'safekeepers',
 		(spec->>'start_lsn')::pg_lsn, spec->>'system_id', (spec->>'wal_seg_size')::int, 30000);
 $$;
+COMMENT ON FUNCTION local_sync(jsonb) IS 'elect on the safekeepers of a specification: where the compute''s WAL begins, and the record before';
 
 -- In the directory it was stopped in.  why is NULL when it runs; tried: a server was started, and may have written.
 CREATE FUNCTION local_start_warm(spec jsonb, x pg_lsn, prev pg_lsn, OUT why text, OUT tried bool) LANGUAGE plpgsql AS $$
@@ -146,6 +150,8 @@ EXCEPTION WHEN OTHERS THEN
 	RAISE LOG 'compute "%" did not start in the directory it was stopped in: %', compute, why;
 	PERFORM @extschema@.stop_process(compute, 'immediate');
 END $$;
+COMMENT ON FUNCTION local_start_warm(jsonb, pg_lsn, pg_lsn) IS
+	'start a compute in the directory it was stopped in; why is NULL when it runs, tried says whether a server was started and may have written';
 
 -- Elect; then start what is here if it is what the log ends with, else fetch and start (docs/protocols.md, "Starting a compute").
 CREATE FUNCTION local_start(spec jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
@@ -270,6 +276,7 @@ CREATE FUNCTION activity_query() RETURNS text LANGUAGE sql IMMUTABLE AS $f$ SELE
 		'sessions', (SELECT coalesce(sum(sessions), 0) FROM pg_stat_database WHERE datname IS DISTINCT FROM 'template1'),
 		'now', clock_timestamp())
 $q$ $f$;
+COMMENT ON FUNCTION activity_query() IS 'what the watcher asks a compute: what is going on there, and how many sessions there are';
 
 -- A compute of which nothing can be learnt is not idle.
 CREATE FUNCTION sample_activity(name text, pid int) RETURNS samples LANGUAGE plpgsql AS $$
@@ -300,6 +307,7 @@ BEGIN
 	END IF;
 	RETURN new;
 END $$;
+COMMENT ON FUNCTION sample_activity(text, int) IS 'what a compute does; one of which nothing can be learnt is not idle';
 
 -- running; stopped: it has ended as it was told to; crashed: it has not; absent
 CREATE FUNCTION sample_compute(name text) RETURNS jsonb LANGUAGE plpgsql AS $$
@@ -340,6 +348,7 @@ BEGIN
 	END IF;
 	RETURN @extschema@.query(@extschema@.admin_conninfo(split_part(pid_file, E'\n', 4)::int, db), sql, 120000);
 END $$;
+COMMENT ON FUNCTION local_sql(text, text, text) IS 'run a statement on a compute as its administrator';
 
 -- Found before anything is changed: what this host does not have, and settings that are not the user's.
 CREATE FUNCTION local_check_spec(name text, spec jsonb) RETURNS void LANGUAGE plpgsql AS $$
@@ -387,6 +396,7 @@ BEGIN
 		END IF;
 	END LOOP;
 END $$;
+COMMENT ON FUNCTION local_check_spec(text, jsonb) IS 'refuse a configuration that this host cannot carry out, before anything is changed';
 
 CREATE FUNCTION local_configure_role(name text, r jsonb) RETURNS bool LANGUAGE plpgsql AS $$
 DECLARE
@@ -408,6 +418,7 @@ BEGIN
 	END LOOP;
 	RETURN fresh;
 END $$;
+COMMENT ON FUNCTION local_configure_role(text, jsonb) IS 'make or alter a role as a configuration says; whether something was changed';
 
 CREATE FUNCTION local_configure_database(name text, d jsonb) RETURNS bool LANGUAGE plpgsql AS $$
 DECLARE
@@ -420,6 +431,7 @@ BEGIN
 	END IF;
 	RETURN owner IS NULL;
 END $$;
+COMMENT ON FUNCTION local_configure_database(text, jsonb) IS 'make or alter a database as a configuration says; whether something was changed';
 
 CREATE FUNCTION local_configure_extension(name text, x jsonb) RETURNS bool LANGUAGE plpgsql AS $$
 DECLARE
@@ -434,6 +446,7 @@ BEGIN
 	END IF;
 	RETURN version IS NULL;
 END $$;
+COMMENT ON FUNCTION local_configure_extension(text, jsonb) IS 'make or update an extension as a configuration says; whether something was changed';
 
 -- Those that PostgreSQL can change while it runs are changed by a reload; returns the others, which want a restart.  The configuration file
 -- has the values of the last start, so one that is taken back is set to its default until the next.
@@ -465,6 +478,7 @@ BEGIN
 	PERFORM @extschema@.local_sql(name, 'template1', 'SELECT pg_reload_conf()');
 	RETURN restart;
 END $$;
+COMMENT ON FUNCTION local_configure_settings(text, jsonb) IS 'apply settings to a running compute; those that wait for its next start are returned';
 
 CREATE FUNCTION local_configure(name text, spec jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
@@ -517,6 +531,7 @@ BEGIN
 	END IF;
 	RETURN p;
 END $$;
+COMMENT ON FUNCTION find_provider(text) IS 'the provider of that name, or an error';
 
 CREATE FUNCTION start_compute(spec jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE

@@ -25,6 +25,7 @@ BEGIN
 	END IF;
 	RETURN id_found;
 END $$;
+COMMENT ON FUNCTION callers_tenant(jsonb) IS 'the tenant that a caller means: that of its credential, or the one that an administrator names';
 
 -- Stops the server this session runs on, which then could not tell how it went.
 CREATE FUNCTION not_from_inside(branch text, here text, what text) RETURNS void LANGUAGE plpgsql AS $$
@@ -34,6 +35,7 @@ BEGIN
 			HINT = 'Do it from another branch or from the controller.';
 	END IF;
 END $$;
+COMMENT ON FUNCTION not_from_inside(text, text, text) IS 'refuse what would stop the server that the session asking for it runs on';
 
 CREATE FUNCTION check_mode(mode text, at_lsn text, at_time text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -48,6 +50,7 @@ BEGIN
 			HINT = 'Create a branch at_time or at_lsn, and an endpoint for it.';
 	END IF;
 END $$;
+COMMENT ON FUNCTION check_mode(text, text, text) IS 'refuse modes of endpoints that there are not';
 
 -- What an operation does; operate() calls it.
 CREATE FUNCTION perform(kind text, t text, args jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$

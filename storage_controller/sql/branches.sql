@@ -9,6 +9,7 @@ BEGIN
 			HINT = 'Choose another name, or drop it with neon_drop_branch().';
 	END IF;
 END $$;
+COMMENT ON FUNCTION check_new_branch(text, text) IS 'refuse a name for a branch that is not one, or is taken';
 
 -- What would take something away from a protected branch asks this first.
 CREATE FUNCTION check_not_protected(tenant_id text, branch text, what text) RETURNS void LANGUAGE plpgsql AS $$
@@ -18,6 +19,7 @@ BEGIN
 			HINT = format('SELECT neon_protect_branch(%L, false) first, if you mean it.', branch);
 	END IF;
 END $$;
+COMMENT ON FUNCTION check_not_protected(text, text, text) IS 'refuse what would take something away from a protected branch';
 
 CREATE FUNCTION create_branch(tenant_id text, branch text, parent text, at_lsn pg_lsn = NULL, at_time timestamptz = NULL) RETURNS text
 LANGUAGE plpgsql AS $$
@@ -31,6 +33,8 @@ BEGIN
 	point := @extschema@.branch_point(@extschema@.find_branch(tenant_id, parent), parent, at_lsn, at_time);
 	RETURN @extschema@.add_timeline(@extschema@.make_timeline(t, point.origin, point.lsn), branch);
 END $$;
+COMMENT ON FUNCTION create_branch(text, text, text, pg_lsn, timestamptz) IS
+	'make a branch of another, from now, an LSN or a time, with its endpoint; returns the id of its timeline';
 
 -- The rows of branches, all or none, called aside: from then on they are leftovers.
 CREATE FUNCTION drop_branch_rows(timeline_ids text[], op bigint) RETURNS void LANGUAGE plpgsql SET lock_timeout = '10s' AS $$
@@ -49,6 +53,7 @@ BEGIN
 	END IF;
 	PERFORM @extschema@.commit_point(op);
 END $$;
+COMMENT ON FUNCTION drop_branch_rows(text[], bigint) IS 'take away the rows of branches, all or none; what nodes have of them is left over from then on';
 
 -- A branch and all that was made of it.
 CREATE FUNCTION descendants(timeline_id text) RETURNS TABLE (timeline text, name text, depth int) LANGUAGE sql STABLE AS $$
@@ -56,6 +61,7 @@ CREATE FUNCTION descendants(timeline_id text) RETURNS TABLE (timeline text, name
 		SELECT l.id, down.depth + 1 FROM down JOIN @extschema@.timelines l ON l.ancestor = down.id)
 	SELECT d.id, b.name, d.depth FROM down d JOIN @extschema@.branches b ON b.timeline = d.id;
 $$;
+COMMENT ON FUNCTION descendants(text) IS 'a branch and all that was made of it';
 
 CREATE FUNCTION drop_branch(tenant_id text, branch text, cascade bool = false) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -79,6 +85,7 @@ BEGIN
 	PERFORM @extschema@.step('remove it from its nodes');
 	PERFORM @extschema@.clean_leftover('timeline', id) FROM unnest(doomed) id;
 END $$;
+COMMENT ON FUNCTION drop_branch(text, text, bool) IS 'drop a branch, with those made of it if cascade';
 
 CREATE FUNCTION rename_branch(tenant_id text, branch text, new_name text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -90,6 +97,7 @@ EXCEPTION WHEN unique_violation THEN
 	RAISE EXCEPTION 'branch "%" already exists', new_name USING ERRCODE = 'duplicate_object',
 		HINT = 'Choose another name, or drop it with neon_drop_branch().';
 END $$;
+COMMENT ON FUNCTION rename_branch(text, text, text) IS 'give a branch another name; its endpoint keeps its own';
 
 CREATE FUNCTION protect_branch(tenant_id text, branch text, protected bool) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -97,6 +105,7 @@ BEGIN
 	PERFORM @extschema@.find_branch(tenant_id, branch);
 	UPDATE @extschema@.branches b SET protected = coalesce(protect_branch.protected, true) WHERE b.tenant = tenant_id AND b.name = branch;
 END $$;
+COMMENT ON FUNCTION protect_branch(text, text, bool) IS 'protect a branch from being dropped, reset and restored, or no longer';
 
 CREATE FUNCTION connection_uri(tenant_id text, branch text) RETURNS text LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -110,3 +119,4 @@ BEGIN
 	END IF;
 	RETURN @extschema@.endpoint_uri(e);
 END $$;
+COMMENT ON FUNCTION connection_uri(text, text) IS 'the URI of a branch''s endpoint';

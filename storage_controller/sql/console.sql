@@ -35,8 +35,10 @@ CREATE TABLE console_sizes (
 );
 
 CREATE FUNCTION console_hash(secret text) RETURNS bytea LANGUAGE sql IMMUTABLE AS $$ SELECT sha256(convert_to(secret, 'UTF8')) $$;
+COMMENT ON FUNCTION console_hash(text) IS 'what is kept of a secret of the console';
 
 CREATE FUNCTION console_random() RETURNS text LANGUAGE sql VOLATILE AS $$ SELECT @extschema@.new_id() || @extschema@.new_id() $$;
+COMMENT ON FUNCTION console_random() IS 'a secret for the console';
 
 CREATE FUNCTION console_keep(kind text, tenant_id text, valid interval) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE secret text := @extschema@.console_random();
@@ -49,6 +51,7 @@ BEGIN
 	INSERT INTO @extschema@.console_secrets VALUES (@extschema@.console_hash(secret), kind, tenant_id, DEFAULT, clock_timestamp() + valid);
 	RETURN secret;
 END $$;
+COMMENT ON FUNCTION console_keep(text, text, interval) IS 'make a secret of the console that is good for a tenant and a time';
 
 CREATE FUNCTION console_token(tenant text = NULL, valid interval = '1 hour') RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -104,6 +107,7 @@ CREATE FUNCTION console_overview(only_tenant text) RETURNS jsonb LANGUAGE sql AS
 			FROM jsonb_array_elements(@extschema@.api('endpoints', '{}')) e
 			WHERE only_tenant IS NULL OR e ->> 'tenant' = only_tenant));
 $$;
+COMMENT ON FUNCTION console_overview(text) IS 'what the console page shows: tenants, branches, endpoints; of one tenant, or of all';
 
 -- Size of the databases of a running endpoint.  NULL: it does not run, or does not say.
 CREATE FUNCTION console_ask_size(tl timelines) RETURNS bigint LANGUAGE plpgsql AS $$
@@ -120,6 +124,7 @@ EXCEPTION WHEN connection_exception OR sqlclient_unable_to_establish_sqlconnecti
 		OR cannot_connect_now OR admin_shutdown OR crash_shutdown THEN
 	RETURN NULL;				-- it went to sleep meanwhile: what it said the last time
 END $$;
+COMMENT ON FUNCTION console_ask_size(timelines) IS 'size of the databases of a running endpoint; NULL when it does not run, or does not say';
 
 -- Those that were not asked within the last minute.  All are asked before anything is written: a row that is written here holds its timeline's
 -- row (foreign key), and whoever drops a branch would wait for an endpoint that does not answer.  In one order, so that two pages do not wait for each other.
@@ -138,6 +143,7 @@ BEGIN
 	FROM (SELECT x.id FROM @extschema@.timelines x WHERE sizes ->> x.id IS NOT NULL ORDER BY x.id FOR KEY SHARE SKIP LOCKED) l
 	ON CONFLICT (timeline) DO UPDATE SET logical_bytes = excluded.logical_bytes, seen_at = excluded.seen_at;
 END $$;
+COMMENT ON FUNCTION console_refresh_sizes(text) IS 'ask running endpoints for the sizes that the console shows';
 
 CREATE FUNCTION console_storage(only_tenant text) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
@@ -215,6 +221,7 @@ BEGIN
 	END IF;
 	RETURN l;
 END $$;
+COMMENT ON FUNCTION console_login_look(text) IS 'the login that waits under a code, or an error';
 
 -- The endpoint's role postgres: whoever may confirm could copy its connection string from the page as well.
 CREATE FUNCTION console_login_confirm(only_tenant text, code_given text, endpoint_id text) RETURNS void LANGUAGE plpgsql AS $$
@@ -230,6 +237,7 @@ BEGIN
 	END IF;
 	UPDATE @extschema@.console_logins x SET answer = found_there WHERE x.hash = l.hash;
 END $$;
+COMMENT ON FUNCTION console_login_confirm(text, text, text) IS 'let the login that waits under a code into an endpoint';
 
 -- ---------------------------------------------------------------- the one door
 
@@ -262,6 +270,7 @@ BEGIN
 	PERFORM set_config('neon.tenant', t, true);
 	RETURN @extschema@.api(fn, args || CASE fn WHEN 'create_endpoint' THEN '{"mode": "read-write"}'::jsonb ELSE '{}' END);
 END $$;
+COMMENT ON FUNCTION console_call(text, text, jsonb) IS 'call for a session of the console what SQL would call';
 
 CREATE FUNCTION console(session text, fn text, args jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

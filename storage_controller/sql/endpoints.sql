@@ -16,10 +16,12 @@ ALTER TABLE endpoints
 CREATE FUNCTION endpoint_key(tenant_id text, endpoint text) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
 	SELECT hashtextextended(format('neon endpoint %s %s', tenant_id, endpoint), 0);
 $$;
+COMMENT ON FUNCTION endpoint_key(text, text) IS 'key of the advisory lock of an endpoint';
 
 CREATE FUNCTION endpoint_lock(tenant_id text, endpoint text) RETURNS void LANGUAGE sql AS $$
 	SELECT pg_advisory_xact_lock(@extschema@.endpoint_key(tenant_id, endpoint));
 $$;
+COMMENT ON FUNCTION endpoint_lock(text, text) IS 'until the end of the transaction nobody else starts, stops or changes this endpoint';
 
 -- Those of a timeline; under the tenant's lock, so that no others come.
 CREATE FUNCTION lock_endpoints(timeline_id text) RETURNS void LANGUAGE plpgsql AS $$
@@ -27,10 +29,12 @@ BEGIN
 	PERFORM @extschema@.endpoint_lock(e.tenant, e.name)
 	FROM (SELECT x.tenant, x.name FROM @extschema@.endpoints x WHERE x.timeline = timeline_id ORDER BY x.name) e;
 END $$;
+COMMENT ON FUNCTION lock_endpoints(text) IS 'endpoint_lock() for all endpoints of a timeline';
 
 CREATE FUNCTION ports_lock(compute text) RETURNS void LANGUAGE sql AS $$
 	SELECT pg_advisory_xact_lock(hashtextextended('neon ports of ' || compute, 0));
 $$;
+COMMENT ON FUNCTION ports_lock(text) IS 'until the end of the transaction nobody else chooses a port on this host';
 
 -- Called aside, under leftover_lock of the directory: a free port is noted together with what will have it, until that has a row.
 CREATE FUNCTION reserve_port(compute_node text, new_directory text, tenant_id text, op bigint) RETURNS int LANGUAGE plpgsql AS $$
@@ -44,20 +48,24 @@ BEGIN
 	PERFORM @extschema@.write_leftover('compute', new_directory, tenant_id, ARRAY[compute_node], free_port, op);
 	RETURN free_port;
 END $$;
+COMMENT ON FUNCTION reserve_port(text, text, text, bigint) IS 'a free port of a host, noted together with the endpoint that will have it';
 
 -- The endpoint's own server, as its administrator: over the socket that only this host's owner can open.
 CREATE FUNCTION endpoint_admin(e endpoints, db text = 'postgres') RETURNS text LANGUAGE sql STABLE AS $$
 	SELECT @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.admin_conninfo($1::int, $2) AS conninfo', e.port::text, db) ->> 'conninfo';
 $$;
+COMMENT ON FUNCTION endpoint_admin(endpoints, text) IS 'connection string for the administrator of an endpoint''s server';
 
 CREATE FUNCTION endpoint_pid(e endpoints) RETURNS int LANGUAGE sql AS $$
 	SELECT (@extschema@.on_node(e.compute, 'SELECT neon_compute_tools.process_pid($1) AS pid', e.directory) ->> 'pid')::int;
 $$;
+COMMENT ON FUNCTION endpoint_pid(endpoints) IS 'pid of an endpoint''s server on its host; NULL when it does not run';
 
 CREATE FUNCTION endpoint_uri(e endpoints) RETURNS text LANGUAGE sql STABLE AS $$
 	SELECT format('postgresql://postgres:%s@%s:%s/postgres', t.role_password, e.host, e.port)
 	FROM @extschema@.tenants t WHERE t.id = e.tenant;
 $$;
+COMMENT ON FUNCTION endpoint_uri(endpoints) IS 'URI of an endpoint for its tenant';
 
 CREATE FUNCTION look_up_endpoint(tenant_id text, endpoint text) RETURNS endpoints LANGUAGE plpgsql AS $$
 DECLARE e @extschema@.endpoints;
@@ -68,6 +76,7 @@ BEGIN
 	END IF;
 	RETURN e;
 END $$;
+COMMENT ON FUNCTION look_up_endpoint(text, text) IS 'the endpoint of that name, or an error';
 
 -- What a compute host is told to start.
 CREATE FUNCTION compute_spec(e endpoints, tl timelines) RETURNS jsonb LANGUAGE sql STABLE AS $$
@@ -80,11 +89,13 @@ CREATE FUNCTION compute_spec(e endpoints, tl timelines) RETURNS jsonb LANGUAGE s
 		(SELECT * FROM @extschema@.nodes WHERE role = 'controller' ORDER BY node_id LIMIT 1) ctl
 	WHERE t.id = e.tenant AND ps.name = tl.pageserver;
 $$;
+COMMENT ON FUNCTION compute_spec(endpoints, timelines) IS 'what the host is told to start for an endpoint';
 
 CREATE FUNCTION start_on_host(e endpoints, tl timelines) RETURNS jsonb LANGUAGE sql AS $$
 	SELECT x -> 'r' FROM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.start_compute($1) AS r',
 		@extschema@.compute_spec(e, tl)::text) x;
 $$;
+COMMENT ON FUNCTION start_on_host(endpoints, timelines) IS 'have an endpoint''s host start its server';
 
 -- Any number of callers cause one start: they queue at the endpoint's lock, and see that it was started meanwhile.  A start is an operation;
 -- finding that it runs is none.
@@ -134,6 +145,7 @@ BEGIN
 	DELETE FROM @extschema@.role_secrets s WHERE s.timeline = tl.id;	-- from now on it is asked itself
 	RETURN @extschema@.endpoint_uri(e);
 END $$;
+COMMENT ON FUNCTION start_server(text, text) IS 'start an endpoint''s server, under the endpoint''s lock; returns its URI';
 
 CREATE FUNCTION suspend_endpoint(tenant_id text, endpoint text, mode text = 'fast') RETURNS void LANGUAGE plpgsql AS $$
 DECLARE e @extschema@.endpoints := @extschema@.look_up_endpoint(tenant_id, endpoint);
@@ -159,6 +171,7 @@ BEGIN
 	PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.stop_compute($1, $2)', e.directory, mode);
 	UPDATE @extschema@.endpoints SET wanted = 'suspended' WHERE tenant = e.tenant AND name = e.name;
 END $$;
+COMMENT ON FUNCTION stop_server(text, text, text) IS 'stop an endpoint''s server, under the endpoint''s lock';
 
 CREATE FUNCTION create_endpoint(tenant_id text, endpoint text, branch text = NULL, settings jsonb = '{}') RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
@@ -192,6 +205,7 @@ BEGIN
 	PERFORM @extschema@.keep_leftover('compute', new_directory);
 	RETURN @extschema@.start_endpoint(tenant_id, endpoint);
 END $$;
+COMMENT ON FUNCTION create_endpoint(text, text, text, jsonb) IS 'make and start an endpoint for a branch; returns its URI';
 
 CREATE FUNCTION drop_endpoint(tenant_id text, endpoint text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE e @extschema@.endpoints := @extschema@.look_up_endpoint(tenant_id, endpoint);
@@ -203,3 +217,4 @@ BEGIN
 	DELETE FROM @extschema@.endpoints WHERE tenant = e.tenant AND name = e.name;
 	DELETE FROM @extschema@.role_secrets s WHERE s.timeline = e.timeline;
 END $$;
+COMMENT ON FUNCTION drop_endpoint(text, text) IS 'stop and drop an endpoint';

@@ -14,6 +14,7 @@
 CREATE FUNCTION is_stale(a attachments) RETURNS bool LANGUAGE sql STABLE AS $$
 	SELECT NOT EXISTS (SELECT FROM @extschema@.tenants t WHERE t.id = a.tenant) AND NOT EXISTS (SELECT FROM @extschema@.leftovers l WHERE l.tenant = a.tenant);
 $$;
+COMMENT ON FUNCTION is_stale(attachments) IS 'an attachment whose tenant is gone';
 
 -- Called aside: a number that nobody has used.  For a pageserver that has not had the tenant when first_of is given, the start of the
 -- pageserver; else NULL when there is none.
@@ -31,6 +32,7 @@ BEGIN
 	END IF;
 	RETURN g;
 END $$;
+COMMENT ON FUNCTION next_generation(text, text, bigint, timestamptz) IS 'the number for a tenant''s next attachment to a node';
 
 -- The tenant on a pageserver, with its credential, under the generation it has there or, for the first time, a new one.
 CREATE FUNCTION attach(t tenants, node text) RETURNS bigint LANGUAGE plpgsql AS $$
@@ -45,11 +47,13 @@ BEGIN
 		t.id, t.node_password, g::text);
 	RETURN g;
 END $$;
+COMMENT ON FUNCTION attach(tenants, text) IS 'attach a tenant to a pageserver with its credential; returns the generation';
 
 -- Held by whoever attaches a tenant anew, shared by those who need its number to last; to the end of the transaction.
 CREATE FUNCTION attachment_lock(tenant_id text, node text) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
 	SELECT hashtextextended('neon attachment of ' || tenant_id || ' to ' || node, 0);
 $$;
+COMMENT ON FUNCTION attachment_lock(text, text) IS 'key of the lock that whoever attaches a tenant anew holds';
 
 -- A timeline on a pageserver.  When the pageserver is attached anew meanwhile, the number we had is old: then once more, and nobody attaches
 -- it anew until we are through.
@@ -74,6 +78,7 @@ BEGIN
 		END;
 	END LOOP;
 END $$;
+COMMENT ON FUNCTION create_on_pageserver(tenants, timelines, pg_lsn) IS 'make a timeline on its pageserver';
 
 -- A job of the reconciler: a pageserver that was started anew has each of its tenants attached anew.  One that has heard of a greater number
 -- than ours proves that this catalog is an older copy: ours jumps beyond it.  While a timeline is being made under the number we have it is left for
@@ -105,6 +110,7 @@ COMMENT ON FUNCTION reattach(text, text) IS 'attach a tenant to its pageserver a
 CREATE FUNCTION forget_attachment(tenant_id text, node text) RETURNS void LANGUAGE sql AS $$
 	DELETE FROM @extschema@.attachments a WHERE a.tenant = tenant_id AND a.pageserver = node AND @extschema@.is_stale(a);
 $$;
+COMMENT ON FUNCTION forget_attachment(text, text) IS 'forget an attachment whose tenant is gone';
 
 CREATE FUNCTION attachment_jobs() RETURNS TABLE (job text, object text) LANGUAGE sql AS $$
 	(SELECT 'reattach', format('%s %s', a.tenant, a.pageserver) FROM @extschema@.attachments a JOIN @extschema@.nodes n ON n.name = a.pageserver

@@ -88,12 +88,14 @@ CREATE FUNCTION is_idle(e endpoints, sample jsonb) RETURNS bool LANGUAGE sql VOL
 		AND clock_timestamp() - greatest((sample ->> 'active_at')::timestamptz, e.started_at) > t
 	FROM coalesce(e.suspend_timeout, @extschema@.default_suspend_timeout()) t;
 $$;
+COMMENT ON FUNCTION is_idle(endpoints, jsonb) IS 'an endpoint that has done nothing for its suspend_timeout';
 
 -- Ten times in a row, after 1, 2, 4, ... 60 s; then somebody has to look.
 CREATE FUNCTION wants_restart(e endpoints, sample jsonb) RETURNS bool LANGUAGE sql VOLATILE AS $$
 	SELECT e.wanted = 'running' AND sample ->> 'state' IN ('crashed', 'absent') AND e.crashes < 10
 		AND coalesce(@extschema@.is_due(e.restart_after), true);
 $$;
+COMMENT ON FUNCTION wants_restart(endpoints, jsonb) IS 'an endpoint that has crashed and whose next try is due';
 
 -- One that runs and should not: a start, or a stop, that was not finished.
 CREATE FUNCTION what_to_do(e endpoints, sample jsonb) RETURNS text LANGUAGE sql VOLATILE AS $$
@@ -101,6 +103,7 @@ CREATE FUNCTION what_to_do(e endpoints, sample jsonb) RETURNS text LANGUAGE sql 
 		WHEN sample ->> 'state' = 'running' AND e.wanted = 'suspended' THEN 'stop'
 		WHEN e.wanted = 'running' AND @extschema@.is_idle(e, sample) THEN 'suspend' END;
 $$;
+COMMENT ON FUNCTION what_to_do(endpoints, jsonb) IS 'what is to be done with an endpoint after a look at its server: suspend, start, stop, or NULL';
 
 CREATE FUNCTION watch_action(what text, tenant_id text, endpoint text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
@@ -151,6 +154,7 @@ EXCEPTION WHEN invalid_datetime_format OR datetime_field_overflow THEN
 	RAISE EXCEPTION 'invalid value for suspend_timeout: "%"', value USING ERRCODE = 'invalid_parameter_value',
 		HINT = 'Give an interval like "5 min"; 0 is never.';
 END $$;
+COMMENT ON FUNCTION parse_suspend_timeout(text) IS 'a suspend_timeout as an interval, or an error that says what it may be';
 
 CREATE FUNCTION parse_limit(setting text, value text, lowest int) RETURNS int LANGUAGE plpgsql AS $$
 BEGIN
@@ -160,6 +164,7 @@ BEGIN
 	END IF;
 	RETURN coalesce(value, '0')::int;
 END $$;
+COMMENT ON FUNCTION parse_limit(text, text, int) IS 'a limit as a number, or an error that says what it may be';
 
 CREATE FUNCTION set_endpoint(tenant_id text, endpoint text, setting text, value text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE

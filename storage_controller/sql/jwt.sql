@@ -39,6 +39,7 @@ BEGIN
 	END IF;
 	RETURN t;
 END $$;
+COMMENT ON FUNCTION jwt_tenant(text) IS 'the id of a tenant for which tokens are allowed, or an error';
 
 CREATE FUNCTION add_jwks(tenant text, name text, url text, roles text[], issuer text = NULL, audience text = NULL, claim text = 'role') RETURNS void
 LANGUAGE plpgsql AS $$

@@ -144,6 +144,7 @@ BEGIN
 	END IF;
 	RETURN found_next;
 END $$;
+COMMENT ON FUNCTION next_state(text, text, text) IS 'what a state becomes with an event; an error when that cannot happen in it';
 
 CREATE FUNCTION check_way(of_machine text, from_state text, to_state text) RETURNS void LANGUAGE plpgsql STABLE AS $$
 BEGIN
@@ -153,6 +154,7 @@ BEGIN
 			HINT = format('See neon_controller.state_machine(%L).', of_machine);
 	END IF;
 END $$;
+COMMENT ON FUNCTION check_way(text, text, text) IS 'refuse a change of state that is in no state machine';
 
 -- An endpoint's state follows from what is written about it.
 CREATE FUNCTION endpoint_state(e endpoints) RETURNS text LANGUAGE sql IMMUTABLE AS $$
@@ -167,6 +169,7 @@ BEGIN
 		CASE TG_OP WHEN 'DELETE' THEN 'dropped' ELSE @extschema@.endpoint_state(NEW) END);
 	RETURN NULL;
 END $$;
+COMMENT ON FUNCTION check_endpoint_state() IS 'trigger: an endpoint changes as its state machine says';
 CREATE TRIGGER check_state AFTER UPDATE OF wanted, started_at, crashes OR DELETE ON endpoints FOR EACH ROW EXECUTE FUNCTION check_endpoint_state();
 
 CREATE FUNCTION check_operation_state() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -174,6 +177,7 @@ BEGIN
 	PERFORM @extschema@.check_way('operation', OLD.state, NEW.state);
 	RETURN NULL;
 END $$;
+COMMENT ON FUNCTION check_operation_state() IS 'trigger: an operation changes as its state machine says';
 CREATE TRIGGER check_state AFTER UPDATE OF state ON operations FOR EACH ROW EXECUTE FUNCTION check_operation_state();
 
 -- A node that something is on does not go: foreign keys keep those of pageservers and hosts, and safekeepers are in arrays.
@@ -188,4 +192,5 @@ BEGIN
 	END IF;
 	RETURN NULL;
 END $$;
+COMMENT ON FUNCTION check_node_state() IS 'trigger: a node changes as its state machine says, and goes only when nothing is on it';
 CREATE TRIGGER check_state AFTER UPDATE OF state OR DELETE ON nodes FOR EACH ROW EXECUTE FUNCTION check_node_state();

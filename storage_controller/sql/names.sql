@@ -8,6 +8,7 @@ BEGIN
 			HINT = 'Names have up to 63 lower-case letters, digits, "_" and "-", and begin with a letter or digit.';
 	END IF;
 END $$;
+COMMENT ON FUNCTION check_name(text, text) IS 'refuse what cannot be a name';
 
 -- Outside the cluster an endpoint is "<name>-<8 digits of its tenant>" (endpoint_id), which is a DNS label and so has at most 63 characters.
 CREATE FUNCTION check_endpoint_name(name text) RETURNS void LANGUAGE plpgsql AS $$
@@ -19,6 +20,7 @@ BEGIN
 			HINT = 'Give it a shorter name; its branch may have a longer one: neon_create_endpoint(''short'', branch => ''long'').';
 	END IF;
 END $$;
+COMMENT ON FUNCTION check_endpoint_name(text) IS 'refuse a name of an endpoint that would be no DNS label with its tenant';
 
 CREATE FUNCTION find_branch(tenant_id text, branch text) RETURNS timelines LANGUAGE plpgsql STABLE AS $$
 DECLARE tl @extschema@.timelines;
@@ -30,6 +32,7 @@ BEGIN
 	END IF;
 	RETURN tl;
 END $$;
+COMMENT ON FUNCTION find_branch(text, text) IS 'the timeline of a branch, or an error';
 
 CREATE FUNCTION find_endpoint(tenant_id text, endpoint text) RETURNS endpoints LANGUAGE plpgsql AS $$
 DECLARE e @extschema@.endpoints;
@@ -40,9 +43,12 @@ BEGIN
 	END IF;
 	RETURN e;
 END $$;
+COMMENT ON FUNCTION find_endpoint(text, text) IS 'the endpoint of that name, its row locked, or an error';
 
 CREATE FUNCTION lock_tenant(tenant_id text) RETURNS tenants LANGUAGE sql AS $$
 	SELECT * FROM @extschema@.tenants WHERE id = tenant_id FOR NO KEY UPDATE;
 $$;
+COMMENT ON FUNCTION lock_tenant(text) IS 'until the end of the transaction nobody else changes this tenant; its row';
 
 CREATE FUNCTION new_id() RETURNS text LANGUAGE sql VOLATILE AS $$ SELECT replace(gen_random_uuid()::text, '-', '') $$;
+COMMENT ON FUNCTION new_id() IS 'a new id of a tenant or timeline';

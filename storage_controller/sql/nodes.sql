@@ -45,6 +45,7 @@ BEGIN
 	END IF;
 	RETURN n;
 END $$;
+COMMENT ON FUNCTION lock_node(text) IS 'the row of a node that can be drained, locked';
 
 CREATE FUNCTION drain_node(node text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE n @extschema@.nodes := @extschema@.lock_node(node);
@@ -76,6 +77,7 @@ BEGIN
 			HINT = 'Keep it drained until what it has was dropped.';
 	END IF;
 END $$;
+COMMENT ON FUNCTION check_node_is_empty(nodes) IS 'refuse to let a node go that something is on';
 
 CREATE FUNCTION remove_node(node text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE n @extschema@.nodes := @extschema@.lock_node(node);
@@ -96,6 +98,7 @@ BEGIN
 	END IF;
 	RETURN NULL;
 END $$;
+COMMENT ON FUNCTION hold_safekeepers() IS 'trigger: the safekeepers of a timeline are registered, and stay so until the transaction ends';
 CREATE TRIGGER hold_safekeepers AFTER INSERT OR UPDATE OF safekeepers ON timelines FOR EACH ROW EXECUTE FUNCTION hold_safekeepers();
 
 CREATE FUNCTION kept(conninfo text, who text, sql text, VARIADIC args text[] = '{}') RETURNS SETOF jsonb
@@ -112,6 +115,7 @@ BEGIN
 	END IF;
 	RETURN QUERY SELECT * FROM @extschema@.kept(conninfo, 'the controller itself', sql, VARIADIC args);
 END $$;
+COMMENT ON FUNCTION aside(text, VARIADIC text[]) IS 'run a statement in a transaction of its own, whose effect stays whatever becomes of the caller''s';
 
 -- ---------------------------------------------------------------- heartbeats
 --
@@ -129,6 +133,7 @@ CREATE FUNCTION heartbeat_question(role text) RETURNS text LANGUAGE sql IMMUTABL
 		WHEN 'pageserver' THEN '(SELECT count(*) FROM neon_pageserver.timeline)'
 		WHEN 'safekeeper' THEN '(SELECT count(*) FROM neon_safekeeper.timelines)' ELSE 'NULL' END);
 $$;
+COMMENT ON FUNCTION heartbeat_question(text) IS 'what a node of a role is asked in a heartbeat';
 
 -- The rows are written when all have answered: they are locked for a moment only.  One that somebody else has locked, as register_node() does,
 -- is left out this time: whoever locks several waits for us, and never we for him.
@@ -170,6 +175,7 @@ CREATE FUNCTION takes_new(n nodes) RETURNS bool LANGUAGE sql IMMUTABLE AS $$ SEL
 COMMENT ON FUNCTION takes_new(nodes) IS 'neither offline nor draining; one that was never asked may be as good as any';
 
 CREATE FUNCTION is_draining(n nodes) RETURNS bool LANGUAGE sql IMMUTABLE AS $$ SELECT n.state IN ('draining', 'draining offline') $$;
+COMMENT ON FUNCTION is_draining(nodes) IS 'a node that somebody has said gets nothing new';
 
 -- The one with the least to do, of the lowest number among equals.
 CREATE FUNCTION choose_pageserver() RETURNS text LANGUAGE plpgsql AS $$
@@ -228,16 +234,19 @@ CREATE FUNCTION those_away(role text) RETURNS text LANGUAGE sql STABLE AS $$
 		CASE WHEN count(*) = 0 THEN 'None is registered.' END), '')
 	FROM @extschema@.nodes n WHERE n.role = those_away.role;
 $$;
+COMMENT ON FUNCTION those_away(text) IS 'which nodes of a role get nothing new, and why; for messages';
 
 -- What a compute of the tenant uses to reach a node.
 CREATE FUNCTION tenant_connstring(n nodes, t tenants) RETURNS text LANGUAGE sql STABLE AS $$
 	SELECT format('host=%s port=%s dbname=postgres user=neon_t_%s password=%s', n.host, n.port, t.id, t.node_password);
 $$;
+COMMENT ON FUNCTION tenant_connstring(nodes, tenants) IS 'what a compute of a tenant uses to reach a node';
 
 CREATE FUNCTION safekeepers_setting(tl timelines) RETURNS text LANGUAGE sql STABLE AS $$
 	SELECT string_agg(format('%s=%s', n.node_id, @extschema@.tenant_connstring(n, t)), ';' ORDER BY n.node_id)
 	FROM @extschema@.nodes n, @extschema@.tenants t WHERE n.name = ANY (tl.safekeepers) AND t.id = tl.tenant;
 $$;
+COMMENT ON FUNCTION safekeepers_setting(timelines) IS 'neon.safekeepers of a timeline''s computes';
 
 -- The timeline on its safekeepers; a quorum must answer, one that is away is told at the endpoint's next start.  True: all have it.
 CREATE FUNCTION ensure_on_safekeepers(tl timelines) RETURNS bool LANGUAGE plpgsql AS $$
@@ -267,3 +276,4 @@ BEGIN
 	END IF;
 	RETURN ok = array_length(tl.safekeepers, 1);
 END $$;
+COMMENT ON FUNCTION ensure_on_safekeepers(timelines) IS 'make a timeline on its safekeepers, a quorum at least; whether all have it';

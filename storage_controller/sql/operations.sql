@@ -50,15 +50,18 @@ CREATE TABLE operation_steps (
 COMMENT ON TABLE operation_steps IS 'steps of operations; one that is tried again has one row';
 
 CREATE FUNCTION operation_lock(op bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$ SELECT hashtextextended('neon operation ' || op, 0) $$;
+COMMENT ON FUNCTION operation_lock(bigint) IS 'key of the lock that the session of an operation holds';
 
 CREATE FUNCTION current_operation() RETURNS bigint LANGUAGE sql STABLE AS $$
 	SELECT nullif(current_setting('neon_controller.operation', true), '')::bigint;
 $$;
+COMMENT ON FUNCTION current_operation() IS 'the operation that this transaction performs; NULL when there is none';
 
 -- Called aside.  The name was not looked at yet, and may be of any length.
 CREATE FUNCTION note_operation(op bigint, tenant_id text, what text, named text, by_whom text) RETURNS void LANGUAGE sql AS $$
 	INSERT INTO @extschema@.operations (id, tenant, kind, object, who) OVERRIDING SYSTEM VALUE VALUES (op, tenant_id, what, left(named, 100), by_whom);
 $$;
+COMMENT ON FUNCTION note_operation(bigint, text, text, text, text) IS 'begin the log of an operation';
 
 -- Called aside: the next step begins, and so the one before has ended.
 CREATE FUNCTION note_step(op bigint, what text, on_what text, of_endpoint text) RETURNS int LANGUAGE plpgsql AS $$
@@ -73,6 +76,7 @@ BEGIN
 	END IF;
 	RETURN n;
 END $$;
+COMMENT ON FUNCTION note_step(bigint, text, text, text) IS 'the next step of an operation begins; returns its number';
 
 -- For tests: a superuser's session can be made to wait at a step (0: at the end), to be killed there.
 CREATE FUNCTION pause_at(n int) RETURNS void LANGUAGE plpgsql AS $$
@@ -81,6 +85,7 @@ BEGIN
 		PERFORM pg_sleep(600);
 	END IF;
 END $$;
+COMMENT ON FUNCTION pause_at(int) IS 'for tests: a superuser''s session waits at a step';
 
 CREATE FUNCTION step(what text, on_what text = NULL, of_endpoint text = NULL) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE op bigint := @extschema@.current_operation();
@@ -97,10 +102,12 @@ COMMENT ON FUNCTION step(text, text, text) IS 'note that the current operation b
 CREATE FUNCTION commit_point(op bigint) RETURNS void LANGUAGE sql AS $$
 	UPDATE @extschema@.operations SET state = @extschema@.next_state('operation', state, 'passes its commit point') WHERE id = op;
 $$;
+COMMENT ON FUNCTION commit_point(bigint) IS 'from here on an operation can only be finished; an error when it is being undone';
 
 CREATE FUNCTION end_steps(op bigint, why text = NULL) RETURNS void LANGUAGE sql AS $$
 	UPDATE @extschema@.operation_steps SET finished_at = clock_timestamp(), error = why WHERE operation = op AND finished_at IS NULL;
 $$;
+COMMENT ON FUNCTION end_steps(bigint, text) IS 'the last step of an operation has ended';
 
 -- Called aside.  The error may quote what was asked for, of any length.
 CREATE FUNCTION fail_operation(op bigint, code text, why text) RETURNS void LANGUAGE plpgsql AS $$
@@ -113,6 +120,7 @@ BEGIN
 		sqlstate = code, error = why, finished_at = CASE WHEN NOT began THEN clock_timestamp() END, next_try_at = clock_timestamp() + interval '2 s'
 	WHERE id = op;
 END $$;
+COMMENT ON FUNCTION fail_operation(bigint, text, text) IS 'an operation has failed: it is undone from now on, or finished when it had passed its commit point';
 
 CREATE FUNCTION end_operation(op bigint, tenant_id text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE behind bool := EXISTS (SELECT FROM @extschema@.leftovers l WHERE l.operation = op);
@@ -121,6 +129,7 @@ BEGIN
 	UPDATE @extschema@.operations o SET state = @extschema@.next_state('operation', o.state, CASE WHEN behind THEN 'ends, and a node is behind' ELSE 'ends' END),
 		tenant = coalesce(o.tenant, tenant_id), finished_at = CASE WHEN NOT behind THEN clock_timestamp() END WHERE o.id = op;
 END $$;
+COMMENT ON FUNCTION end_operation(bigint, text) IS 'an operation has happened';
 
 CREATE FUNCTION operate(what text, tenant_id text, args jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
@@ -180,12 +189,14 @@ COMMENT ON TABLE leftovers IS 'what nodes may have and nobody wants: being made,
 CREATE FUNCTION leftover_lock(kind text, id text) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
 	SELECT hashtextextended(format('neon leftover %s %s', kind, id), 0);
 $$;
+COMMENT ON FUNCTION leftover_lock(text, text) IS 'key of the lock of something that may be left over on nodes';
 
 -- Also called aside.
 CREATE FUNCTION write_leftover(kind text, id text, tenant_id text, nodes text[], port int, op bigint) RETURNS void LANGUAGE sql AS $$
 	INSERT INTO @extschema@.leftovers (kind, id, tenant, nodes, port, operation) VALUES ($1, $2, $3, $4, $5, $6)
 	ON CONFLICT ON CONSTRAINT leftovers_pkey DO UPDATE SET nodes = $4, port = $5, operation = $6, noted_at = clock_timestamp(), next_try_at = clock_timestamp();
 $$;
+COMMENT ON FUNCTION write_leftover(text, text, text, text[], int, bigint) IS 'note what is about to be made on nodes';
 
 -- What this transaction is about to make on nodes, and gives a row: then it calls keep_leftover().
 CREATE FUNCTION note_leftover(kind text, id text, tenant_id text, nodes text[]) RETURNS void LANGUAGE plpgsql AS $$
@@ -194,6 +205,7 @@ BEGIN
 	PERFORM @extschema@.aside('SELECT @extschema@.write_leftover($1, $2, $3, $4::text[], NULL, $5::bigint)', kind, id, tenant_id, nodes::text,
 		@extschema@.current_operation()::text);
 END $$;
+COMMENT ON FUNCTION note_leftover(text, text, text, text[]) IS 'note aside what this transaction is about to make on nodes';
 
 CREATE FUNCTION keep_leftover(kind text, id text) RETURNS void LANGUAGE sql AS $$
 	DELETE FROM @extschema@.leftovers l WHERE l.kind = keep_leftover.kind AND l.id = keep_leftover.id;
@@ -205,6 +217,7 @@ CREATE FUNCTION leftover_has_row(l leftovers) RETURNS bool LANGUAGE sql VOLATILE
 		WHEN 'compute' THEN EXISTS (SELECT FROM @extschema@.endpoints e WHERE e.directory = l.id)
 		ELSE EXISTS (SELECT FROM @extschema@.tenants t WHERE t.id = l.id) END;
 $$;
+COMMENT ON FUNCTION leftover_has_row(leftovers) IS 'what a note is about is in use';
 
 -- A pageserver is not looked at before: a creation that was cut off may be about to commit there, and a drop waits for it.
 CREATE FUNCTION leftover_removal(kind text, node_role text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
@@ -215,6 +228,7 @@ CREATE FUNCTION leftover_removal(kind text, node_role text) RETURNS text LANGUAG
 		WHEN 'tenant' THEN format('SELECT neon_%s.drop_tenant($1) WHERE $2::text IS NOT NULL', node_role)
 		ELSE 'SELECT neon_compute_tools.drop_compute($2) WHERE $1::text IS NOT NULL' END;
 $$;
+COMMENT ON FUNCTION leftover_removal(text, text) IS 'the statement that removes a thing of a kind from a node of a role';
 
 -- NULL when nothing is left of it, otherwise why something is.  A node that is not registered any more is not asked.
 CREATE FUNCTION remove_leftover(l leftovers) RETURNS text LANGUAGE plpgsql AS $$
@@ -232,16 +246,19 @@ BEGIN
 	END LOOP;
 	RETURN why;
 END $$;
+COMMENT ON FUNCTION remove_leftover(leftovers) IS 'remove something from all nodes it may be on; NULL when nothing is left, else why something is';
 
 -- Waits between tries: 1, 2, 4, ... 60 s.  Nothing is given up: what is left takes space.
 CREATE FUNCTION backoff(attempts int) RETURNS interval LANGUAGE sql IMMUTABLE AS $$
 	SELECT least(interval '1 s' * 2 ^ least(greatest(attempts, 0), 6), interval '60 s');
 $$;
+COMMENT ON FUNCTION backoff(int) IS 'how long to wait after so many tries';
 
 -- A time that backoff() has set.  One that is further off than it ever sets was set before the clock was turned back.
 CREATE FUNCTION is_due(next_try timestamptz) RETURNS bool LANGUAGE sql VOLATILE AS $$
 	SELECT next_try NOT BETWEEN clock_timestamp() AND clock_timestamp() + interval '61 s';
 $$;
+COMMENT ON FUNCTION is_due(timestamptz) IS 'a time that backoff() has set has come, or cannot be one';
 
 -- One note: NULL when it is done with.  The look at the rows must be newer than the lock, hence no older snapshots.
 CREATE FUNCTION clean_leftover(of_kind text, of_id text) RETURNS text LANGUAGE plpgsql AS $$
@@ -265,6 +282,7 @@ BEGIN
 	END IF;
 	RETURN why;
 END $$;
+COMMENT ON FUNCTION clean_leftover(text, text) IS 'settle one note; NULL when it is done with';
 
 -- All notes, or those of one operation.  What depends on others goes after them, so it goes on as long as something goes.
 CREATE FUNCTION clean_up(of_operation bigint = NULL) RETURNS text LANGUAGE plpgsql AS $$

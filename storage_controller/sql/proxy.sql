@@ -93,6 +93,7 @@ BEGIN
 	END IF;
 	RETURN NULL;
 END $$;
+COMMENT ON FUNCTION endpoint_changed() IS 'trigger: tell proxies that an endpoint has changed';
 CREATE TRIGGER endpoint_comes_or_goes AFTER INSERT OR DELETE ON endpoints FOR EACH ROW EXECUTE FUNCTION endpoint_changed();
 CREATE TRIGGER endpoint_changes AFTER UPDATE ON endpoints FOR EACH ROW
 	WHEN ((OLD.name, OLD.timeline, OLD.host, OLD.port, OLD.wanted, OLD.settings, OLD.started_at)

@@ -15,6 +15,7 @@ BEGIN
 	WHERE id = op;
 	RETURN true;
 END $$;
+COMMENT ON FUNCTION session_is_gone(bigint) IS 'the session of an operation has ended: it is undone or finished from now on';
 
 -- The endpoint's server becomes what its row says; it is started only for an operation that has stopped it.  False: somebody else is at it.
 CREATE FUNCTION settle_endpoint(tenant_id text, endpoint text, may_start bool) RETURNS bool LANGUAGE plpgsql AS $$
@@ -37,6 +38,7 @@ BEGIN
 	END IF;
 	RETURN true;
 END $$;
+COMMENT ON FUNCTION settle_endpoint(text, text, bool) IS 'make an endpoint''s server what its row says';
 
 -- The rows are as they should be: before the commit point nothing has changed, after it everything has.
 CREATE FUNCTION undo_operation(op bigint) RETURNS bool LANGUAGE plpgsql AS $$
@@ -54,6 +56,7 @@ BEGIN
 	UPDATE @extschema@.operations SET error = why WHERE id = op AND why IS NOT NULL;
 	RETURN why IS NULL AND all_settled;
 END $$;
+COMMENT ON FUNCTION undo_operation(bigint) IS 'take back what an operation has begun; true when nothing is left of it';
 
 CREATE FUNCTION finish_operation(op bigint) RETURNS bool LANGUAGE plpgsql AS $$
 DECLARE o @extschema@.operations;
@@ -64,6 +67,7 @@ BEGIN
 	END IF;
 	RETURN @extschema@.undo_operation(op);
 END $$;
+COMMENT ON FUNCTION finish_operation(bigint) IS 'do what is left of an operation; true when nothing is';
 
 CREATE FUNCTION recover_operation(op bigint) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -104,6 +108,7 @@ CREATE FUNCTION leftovers_without_operation() RETURNS SETOF leftovers LANGUAGE s
 	SELECT * FROM @extschema@.leftovers l WHERE @extschema@.is_due(l.next_try_at)
 		AND NOT EXISTS (SELECT FROM @extschema@.operations o WHERE o.id = l.operation AND o.state NOT IN ('done', 'undone'));
 $$;
+COMMENT ON FUNCTION leftovers_without_operation() IS 'notes that no operation answers for';
 
 CREATE FUNCTION prune_operations() RETURNS void LANGUAGE sql AS $$
 	DELETE FROM @extschema@.operations WHERE state IN ('done', 'undone') AND id <=

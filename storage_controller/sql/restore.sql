@@ -27,6 +27,7 @@ BEGIN
 	PERFORM @extschema@.keep_leftover('timeline', fresh.id);
 	PERFORM @extschema@.commit_point(op);
 END $$;
+COMMENT ON FUNCTION switch_branch(text, text, text, jsonb, text, bigint) IS 'give a branch''s name to a new timeline; the old one gets another name, or goes';
 
 CREATE FUNCTION move_branch(t tenants, branch text, old timelines, fresh timelines, keep_as text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE e @extschema@.endpoints;
@@ -39,6 +40,7 @@ BEGIN
 		PERFORM @extschema@.start_endpoint(t.id, e.name);
 	END LOOP;
 END $$;
+COMMENT ON FUNCTION move_branch(tenants, text, timelines, timelines, text) IS 'let a branch go on with a new timeline';
 
 CREATE FUNCTION reset_branch(tenant_id text, branch text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -63,6 +65,7 @@ BEGIN
 	PERFORM @extschema@.step('remove what it was');
 	PERFORM @extschema@.clean_leftover('timeline', tl.id);
 END $$;
+COMMENT ON FUNCTION reset_branch(text, text) IS 'make a branch what its parent is now';
 
 CREATE FUNCTION restore_branch(tenant_id text, branch text, at_lsn pg_lsn, at_time timestamptz, keep_as text = NULL) RETURNS text
 LANGUAGE plpgsql AS $$
@@ -81,3 +84,5 @@ BEGIN
 	PERFORM @extschema@.move_branch(t, branch, tl, @extschema@.make_timeline(t, point.origin, point.lsn), kept);
 	RETURN kept;
 END $$;
+COMMENT ON FUNCTION restore_branch(text, text, pg_lsn, timestamptz, text) IS
+	'make a branch what it was at an LSN or a time; the old one is kept under the name that is returned';

@@ -15,6 +15,7 @@ CREATE FUNCTION setting_is_ours(name text) RETURNS bool LANGUAGE sql IMMUTABLE A
 			'track_commit_timestamp', 'shared_memory_type', 'dynamic_shared_memory_type')
 		OR name ~ '^(neon|neon_.*)\.' OR name ~ '^(unix_socket|ssl|recovery_|krb_)';
 $$;
+COMMENT ON FUNCTION setting_is_ours(text) IS 'a setting that the system itself decides';
 
 CREATE FUNCTION check_branch_setting(setting text, value text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -28,6 +29,7 @@ BEGIN
 		PERFORM @extschema@.check_setting(setting, value);
 	END IF;
 END $$;
+COMMENT ON FUNCTION check_branch_setting(text, text) IS 'refuse a setting that a branch cannot have';
 
 -- Kept here for every branch and endpoint of every tenant: so there is a limit.
 CREATE FUNCTION check_settings(settings jsonb) RETURNS void LANGUAGE plpgsql AS $$
@@ -41,12 +43,14 @@ BEGIN
 			HINT = 'Take some back: neon_set_branch(branch, setting, NULL) does; or set them for a database or role, in the branch itself.';
 	END IF;
 END $$;
+COMMENT ON FUNCTION check_settings(jsonb) IS 'refuse more settings than are kept';
 
 CREATE FUNCTION settings_change() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	PERFORM @extschema@.check_settings(NEW.settings);
 	RETURN NULL;
 END $$;
+COMMENT ON FUNCTION settings_change() IS 'trigger: settings are within their limits';
 CREATE TRIGGER settings_change AFTER INSERT OR UPDATE OF settings ON branches FOR EACH ROW EXECUTE FUNCTION settings_change();
 CREATE TRIGGER settings_change AFTER INSERT OR UPDATE OF settings ON endpoints FOR EACH ROW EXECUTE FUNCTION settings_change();
 
@@ -74,6 +78,7 @@ BEGIN
 	END LOOP;
 	RETURN result;
 END $$;
+COMMENT ON FUNCTION set_branch(text, text, text, text) IS 'set, or with NULL reset, a setting of a branch; returns whether it waits for the endpoint''s next start';
 
 -- On a server that runs.  False: it takes it only at its next start.
 CREATE FUNCTION apply_setting(e endpoints, setting text, value text) RETURNS bool LANGUAGE plpgsql AS $$
@@ -98,3 +103,4 @@ BEGIN
 	PERFORM @extschema@.remote(admin, who, 'SELECT pg_reload_conf()');
 	RETURN known ->> 'context' IS DISTINCT FROM 'postmaster';
 END $$;
+COMMENT ON FUNCTION apply_setting(endpoints, text, text) IS 'apply a setting to a server that runs; false when it takes it only at its next start';

@@ -29,6 +29,7 @@ BEGIN
 	PERFORM @extschema@.remote(@extschema@.endpoint_admin(e), 'endpoint "main"', 'CREATE EXTENSION IF NOT EXISTS neon');
 	RETURN t.id;
 END $$;
+COMMENT ON FUNCTION create_tenant(text) IS 'make a tenant with its branch and endpoint "main"; returns its id';
 
 -- The last of it, when it has no branches any more; nothing if it is gone.  The note about the nodes and the row change together.
 CREATE FUNCTION forget_tenant(tenant_id text) RETURNS void LANGUAGE plpgsql AS $$
@@ -44,6 +45,7 @@ BEGIN
 	EXECUTE format('DROP ROLE IF EXISTS %I', 'neon_t_' || t.id);
 	PERFORM @extschema@.clean_leftover('tenant', t.id);
 END $$;
+COMMENT ON FUNCTION forget_tenant(text) IS 'take away the last of a tenant that has no branches any more';
 
 CREATE FUNCTION drop_tenant(name text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -65,6 +67,7 @@ BEGIN
 	PERFORM @extschema@.clean_leftover('timeline', id) FROM unnest(doomed) id;
 	PERFORM @extschema@.forget_tenant(t.id);
 END $$;
+COMMENT ON FUNCTION drop_tenant(text) IS 'drop a tenant with all it has';
 
 -- Of one tenant; NULL from an administrator: of all.
 CREATE FUNCTION checkpoint(tenant_name text, is_admin bool) RETURNS void LANGUAGE plpgsql AS $$
@@ -82,3 +85,4 @@ BEGIN
 	FROM @extschema@.nodes n WHERE n.role = 'pageserver' AND EXISTS (
 		SELECT FROM @extschema@.timelines l WHERE l.pageserver = n.name AND (id_found IS NULL OR l.tenant = id_found));
 END $$;
+COMMENT ON FUNCTION checkpoint(text, bool) IS 'have pageservers write down everything they have of a tenant, or of all';

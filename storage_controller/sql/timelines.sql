@@ -49,6 +49,7 @@ BEGIN
 		tl.tenant, tl.id, @extschema@.safekeepers_setting(tl), tl.start_lsn::text, tl.system_id, tl.wal_seg_size::text) r;
 	RETURN lsn;
 END $$;
+COMMENT ON FUNCTION current_lsn(timelines) IS 'the end of everything that is committed on a timeline at this moment';
 
 -- A commit of our own: when it has its quorum, everything before it has.
 CREATE FUNCTION ask_current_lsn(e endpoints) RETURNS pg_lsn LANGUAGE plpgsql AS $$
@@ -61,6 +62,7 @@ BEGIN
 	SELECT (r ->> 'lsn')::pg_lsn INTO STRICT lsn FROM @extschema@.remote(admin, who, 'SELECT pg_current_wal_flush_lsn() AS lsn') r;
 	RETURN lsn;
 END $$;
+COMMENT ON FUNCTION ask_current_lsn(endpoints) IS 'current_lsn() of a timeline whose endpoint runs';
 
 CREATE FUNCTION lsn_at(tl timelines, at_time timestamptz) RETURNS pg_lsn LANGUAGE plpgsql AS $$
 DECLARE
@@ -87,6 +89,7 @@ BEGIN
 		'SELECT neon_pageserver.lsn_at($1, $2, $3) AS lsn', tl.tenant, tl.id, at_time::text) r;
 	RETURN lsn;
 END $$;
+COMMENT ON FUNCTION lsn_at(timelines, timestamptz) IS 'the end of what was committed on a timeline at a time';
 
 -- Where a branch of a branch begins: the timeline that holds that moment (of a branch that was made, reset or restored after it: one
 -- of its ancestors) and the LSN there.
@@ -125,6 +128,7 @@ BEGIN
 			HINT = format('Its history begins at %s.', since);
 	END IF;
 END $$;
+COMMENT ON FUNCTION branch_point(timelines, text, pg_lsn, timestamptz) IS 'the timeline and LSN that a branch begins at';
 
 -- A new timeline on the nodes; ancestor NULL makes a fresh cluster.  It is a leftover until it has rows: add_timeline() in this
 -- transaction, or switch_branch() in one of its own.
@@ -150,6 +154,7 @@ BEGIN
 	PERFORM @extschema@.ensure_on_safekeepers(tl);
 	RETURN tl;
 END $$;
+COMMENT ON FUNCTION make_timeline(tenants, timelines, pg_lsn) IS 'make a timeline on its nodes';
 
 CREATE FUNCTION add_timeline(tl timelines, branch text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
@@ -158,6 +163,7 @@ BEGIN
 	PERFORM @extschema@.keep_leftover('timeline', tl.id);
 	RETURN tl.id;
 END $$;
+COMMENT ON FUNCTION add_timeline(timelines, text) IS 'give a timeline that the nodes have its row, as a branch';
 
 -- The servers of a timeline, if there are any: stopped, and nothing of their directories kept.  Until the end of our transaction nobody else
 -- starts them.
@@ -170,3 +176,4 @@ BEGIN
 		PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.drop_compute($1)', e.directory);
 	END LOOP;
 END $$;
+COMMENT ON FUNCTION remove_computes(text) IS 'stop a timeline''s endpoints and remove what their hosts have of them';

@@ -233,6 +233,9 @@ like($err, qr/need isolation level "read committed".*HINT:/s, 'a transaction tha
 
 # ---- state machines
 is(ctl('SELECT string_agg(p::text, E\'\n\') FROM neon_controller.state_machine_problems() p'), '', 'every state is reached, and leads to an end or rest');
+is(ctl(q{SELECT string_agg(p.oid::regprocedure::text, ' ') FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid AND d.deptype = 'e' AND d.classid = 'pg_proc'::regclass
+	JOIN pg_extension e ON e.oid = d.refobjid AND d.refclassid = 'pg_extension'::regclass
+	WHERE e.extname LIKE 'neon%' AND obj_description(p.oid, 'pg_proc') IS NULL}), '', 'every function of the control plane says what it is for');
 is(ctl(q{SELECT string_agg(DISTINCT machine, ' ') FROM neon_controller.state_machine()}), 'endpoint node operation', 'there are machines');
 like(ctl(q{BEGIN; INSERT INTO neon_controller.states VALUES ('operation', 'lost', 'passing', ''), ('operation', 'stuck', 'passing', '');
 	INSERT INTO neon_controller.transitions VALUES ('operation', 'running', 'sticks', 'stuck', NULL), ('operation', 'undoing', 'acts', 'undone', 'no_such');
