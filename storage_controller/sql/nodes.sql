@@ -88,18 +88,19 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION remove_node(text) IS 'forget a node that has nothing; one that is online is drained before';
 
+-- Before the pageserver's row is held (foreign key), and then the host's of an endpoint: in this order neon_local registers them, in one transaction.
 CREATE FUNCTION hold_safekeepers() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE there int;
 BEGIN
-	SELECT count(*) INTO there FROM (SELECT FROM @extschema@.nodes n WHERE n.name = ANY (NEW.safekeepers) ORDER BY n.name FOR KEY SHARE) x;
+	SELECT count(*) INTO there FROM (SELECT FROM @extschema@.nodes n WHERE n.name = ANY (NEW.safekeepers) ORDER BY n.node_id FOR KEY SHARE) x;
 	IF there < cardinality(NEW.safekeepers) THEN
 		RAISE EXCEPTION 'a safekeeper of timeline "%" is not registered', NEW.id USING ERRCODE = 'foreign_key_violation',
 			DETAIL = format('It has %s.', array_to_string(NEW.safekeepers, ', ')), HINT = 'See neon_nodes, and try again.';
 	END IF;
-	RETURN NULL;
+	RETURN NEW;
 END $$;
 COMMENT ON FUNCTION hold_safekeepers() IS 'trigger: the safekeepers of a timeline are registered, and stay so until the transaction ends';
-CREATE TRIGGER hold_safekeepers AFTER INSERT OR UPDATE OF safekeepers ON timelines FOR EACH ROW EXECUTE FUNCTION hold_safekeepers();
+CREATE TRIGGER hold_safekeepers BEFORE INSERT OR UPDATE OF safekeepers ON timelines FOR EACH ROW EXECUTE FUNCTION hold_safekeepers();
 
 CREATE FUNCTION kept(conninfo text, who text, sql text, VARIADIC args text[] = '{}') RETURNS SETOF jsonb
 AS 'MODULE_PATHNAME', 'nc_kept' LANGUAGE C STRICT;
