@@ -513,6 +513,8 @@ receive(PsWalStream *s)
 		s->link.since = GetCurrentTimestamp();
 	commit_batch(s);
 	s->more = handled == MESSAGES_A_TURN;
+	if (n == -1)				/* libpq has the reason once the result is taken */
+		PQclear(PQgetResult(s->link.conn));
 	return n >= 0;
 }
 

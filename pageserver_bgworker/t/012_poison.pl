@@ -26,6 +26,7 @@ sub primary
 	my ($name) = @_;
 	my $node = PostgreSQL::Test::Cluster->new($name);
 	$node->init(allows_streaming => 1);
+	$node->append_conf('postgresql.conf', 'wal_keep_size = 1GB');	# as safekeepers keep what nobody has on disk
 	$node->start;
 	$node->stop;
 	my $before = abs_path($node->basedir) . '/backup/before';
@@ -103,6 +104,18 @@ for my $crash (1 .. 3)
 is(sql("SELECT state FROM neon_pageserver.ingest WHERE timeline = '$well'"), 'quarantined', 'three crashes quarantine');
 sql("SELECT neon_pageserver.resume_ingest('$tenant', '$well')");
 follows($well, $primary2, 'and it goes on when it is told to');
+
+# Whoever looks at a stream that does not go on is told what the other side said.
+$ps->stop;
+$primary2->adjust_conf('postgresql.conf', 'wal_keep_size', '0');
+$primary2->append_conf('postgresql.conf', "min_wal_size = 32MB\n");
+$primary2->reload;
+$primary2->safe_psql('postgres', q{SELECT pg_logical_emit_message(false, 'other', 'x'); SELECT pg_switch_wal()}) for 1 .. 4;
+$primary2->safe_psql('postgres', 'CHECKPOINT');
+$ps->start;
+ok( $ps->poll_query_until('postgres',
+		"SELECT state = 'waiting' AND message ~ 'has already been removed' FROM neon_pageserver.ingest WHERE timeline = '$well'"),
+	'WAL that the source does not have any more is named');
 
 # The poison cannot be replayed either: no shutdown checkpoint for this one.
 $primary1->stop('immediate');

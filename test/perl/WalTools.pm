@@ -177,6 +177,7 @@ sub sk_append
 	return;
 }
 
+# What each safekeeper says of the timeline; flush is 0 while one that was started has not loaded it.
 sub sk_states
 {
 	my ($c, @nodes) = @_;
@@ -186,6 +187,7 @@ sub sk_states
 	for my $n (@nodes)
 	{
 		my @v = split /\|/, $c->node_sql($n, "SELECT term, write_lsn, flush_lsn, commit_lsn, history, last_log_term FROM neon_safekeeper.timelines WHERE timeline = '$timeline'");
+		@v = (0, '0/0', '0/0', '0/0', '', 0) unless @v;
 		$s{$n} = { term => $v[0], write => lsn_number($v[1]), flush => lsn_number($v[2]), commit => lsn_number($v[3]),
 			history => $v[4], last_term => $v[5] };
 	}

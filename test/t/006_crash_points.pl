@@ -151,7 +151,7 @@ sub cut_and_elect
 	{
 		$c->kill9($a);
 		$c->start($a);
-		$c->poll('it is ready', 30, sub { sk_states($c, $a)->{$a}{flush} });
+		$c->poll('it is ready', 60, sub { sk_states($c, $a)->{$a}{flush} });
 	}
 	my ($x, $prev) = elect($c);
 	ok((grep { $_ == $x } @allowed), "$what: X is the end of a record") or diag(lsn_text($x), ' of ', join(' ', map { lsn_text($_) } @allowed));
@@ -167,7 +167,7 @@ sub cut_and_elect
 		$c->kill9($at_x[0]);
 		$c->start($at_x[0]);
 		my $after;
-		$c->poll('it is ready', 30, sub { $after = sk_states($c, $at_x[0])->{ $at_x[0] } });
+		$c->poll('it is ready', 60, sub { ($after = sk_states($c, $at_x[0])->{ $at_x[0] })->{flush} });
 		is(lsn_text($after->{flush}) . ' ' . lsn_text($after->{write}), lsn_text($x) . ' ' . lsn_text($x), "$what: nor comes back after a crash");
 	}
 	return $x;
