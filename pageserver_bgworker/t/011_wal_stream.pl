@@ -10,8 +10,6 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(usleep);
 
-$PostgreSQL::Test::Utils::timeout_default = 30;
-
 my $tenant = 'a' x 32;
 my $timeline = 'd' x 32;
 my $here = dirname(__FILE__);

@@ -9,8 +9,6 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-$PostgreSQL::Test::Utils::timeout_default = 30;
-
 my $tenant = 'a' x 32;
 my ($sick, $well) = ('d' x 32, 'e' x 32);
 my $here = dirname(__FILE__);

@@ -161,10 +161,13 @@ sub node_sql
 	return $out;
 }
 
+# A machine that is busy with something else is no failure: no limit is shorter than this.
+my $LEAST_LIMIT = 120;
+
 sub poll
 {
 	my ($self, $what, $limit, $code) = @_;
-	my $end = time + $limit;
+	my $end = time + ($limit < $LEAST_LIMIT ? $LEAST_LIMIT : $limit);
 	while (time < $end)
 	{
 		my $asked = time;
