@@ -37,7 +37,7 @@ $$;
 COMMENT ON FUNCTION ports_lock(text) IS 'until the end of the transaction nobody else chooses a port on this host';
 
 -- Called aside, under leftover_lock of the directory: a free port is noted together with what will have it, until that has a row.
-CREATE FUNCTION reserve_port(compute_node text, new_directory text, tenant_id text, op bigint) RETURNS int LANGUAGE plpgsql AS $$
+CREATE FUNCTION reserve_port(compute_node text, provider text, new_directory text, tenant_id text, op bigint) RETURNS int LANGUAGE plpgsql AS $$
 DECLARE free_port int;
 BEGIN
 	PERFORM @extschema@.ports_lock(compute_node);
@@ -45,19 +45,20 @@ BEGIN
 	FROM generate_series(coalesce(nullif(current_setting('neon_controller.endpoint_port_base', true), ''), '55440')::int, 65535) p
 	WHERE NOT EXISTS (SELECT FROM @extschema@.endpoints e WHERE e.compute = compute_node AND e.port = p)
 		AND NOT EXISTS (SELECT FROM @extschema@.leftovers l WHERE l.kind = 'compute' AND compute_node = ANY (l.nodes) AND l.port = p AND l.id <> new_directory);
-	PERFORM @extschema@.write_leftover('compute', new_directory, tenant_id, ARRAY[compute_node], free_port, op);
+	PERFORM @extschema@.write_leftover('compute', new_directory, tenant_id, ARRAY[compute_node], free_port, op, provider);
 	RETURN free_port;
 END $$;
-COMMENT ON FUNCTION reserve_port(text, text, text, bigint) IS 'a free port of a host, noted together with the endpoint that will have it';
+COMMENT ON FUNCTION reserve_port(text, text, text, text, bigint) IS 'a free port of a host, noted together with the endpoint that will have it';
 
--- The endpoint's own server, as its administrator: over the socket that only this host's owner can open.
-CREATE FUNCTION endpoint_admin(e endpoints, db text = 'postgres') RETURNS text LANGUAGE sql STABLE AS $$
-	SELECT @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.admin_conninfo($1::int, $2) AS conninfo', e.port::text, db) ->> 'conninfo';
+-- The endpoint's own server, as its administrator: its host asks it, which alone can.
+CREATE FUNCTION on_endpoint(e endpoints, db text, sql text, VARIADIC args text[] = '{}') RETURNS SETOF jsonb LANGUAGE sql AS $$
+	SELECT r -> 'r' FROM @extschema@.on_node(e.compute, 'SELECT r FROM neon_compute_tools.compute_query($1, $2, $3, $4, $5, VARIADIC $6::text[]) r',
+		e.directory, e.provider, db, format('endpoint "%s"', e.name), sql, args::text) r;
 $$;
-COMMENT ON FUNCTION endpoint_admin(endpoints, text) IS 'connection string for the administrator of an endpoint''s server';
+COMMENT ON FUNCTION on_endpoint(endpoints, text, text, text[]) IS 'run a statement on an endpoint''s server as its administrator; rows of a SELECT as jsonb';
 
 CREATE FUNCTION endpoint_pid(e endpoints) RETURNS int LANGUAGE sql AS $$
-	SELECT (@extschema@.on_node(e.compute, 'SELECT neon_compute_tools.process_pid($1) AS pid', e.directory) ->> 'pid')::int;
+	SELECT (r #>> '{s,pid}')::int FROM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.compute_status($1, $2) AS s', e.directory, e.provider) r;
 $$;
 COMMENT ON FUNCTION endpoint_pid(endpoints) IS 'pid of an endpoint''s server on its host; NULL when it does not run';
 
@@ -81,7 +82,7 @@ COMMENT ON FUNCTION look_up_endpoint(text, text) IS 'the endpoint of that name, 
 -- What a compute host is told to start.
 CREATE FUNCTION compute_spec(e endpoints, tl timelines) RETURNS jsonb LANGUAGE sql STABLE AS $$
 	SELECT jsonb_build_object(
-		'name', e.directory, 'tenant', tl.tenant, 'timeline', tl.id, 'start_lsn', tl.start_lsn, 'system_id', tl.system_id,
+		'provider', e.provider, 'name', e.directory, 'tenant', tl.tenant, 'timeline', tl.id, 'start_lsn', tl.start_lsn, 'system_id', tl.system_id,
 		'wal_seg_size', tl.wal_seg_size, 'safekeepers', @extschema@.safekeepers_setting(tl),
 		'pageserver', @extschema@.tenant_connstring(ps, t), 'controller', @extschema@.tenant_connstring(ctl, t),
 		'host', e.host, 'port', e.port, 'settings', e.settings, 'memory_mb', e.memory_mb, 'cpu_percent', e.cpu_percent)
@@ -140,8 +141,9 @@ BEGIN
 		r := @extschema@.start_on_host(e, tl);
 	END IF;
 	UPDATE @extschema@.endpoints x SET wanted = 'running', told = known, started_at = CASE WHEN (r ->> 'started')::bool THEN clock_timestamp() ELSE x.started_at END,
-		last_start = CASE WHEN (r ->> 'started')::bool THEN r ELSE x.last_start END, crashes = 0, restart_after = NULL, problem = NULL
-	WHERE x.tenant = e.tenant AND x.name = e.name;
+		last_start = CASE WHEN (r ->> 'started')::bool THEN r ELSE x.last_start END, crashes = 0, restart_after = NULL, problem = NULL,
+		host = coalesce(r ->> 'host', x.host)	-- a provider may have another address for it than its host has
+	WHERE x.tenant = e.tenant AND x.name = e.name RETURNING x.* INTO e;
 	DELETE FROM @extschema@.role_secrets s WHERE s.timeline = tl.id;	-- from now on it is asked itself
 	RETURN @extschema@.endpoint_uri(e);
 END $$;
@@ -168,7 +170,7 @@ BEGIN
 	WHEN OTHERS THEN
 		RAISE DEBUG 'verifiers of endpoint "%" stay as they were: %', endpoint, SQLERRM;	-- it does not run, or cannot be asked
 	END;
-	PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.stop_compute($1, $2)', e.directory, mode);
+	PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.stop_compute($1, $2, $3)', e.directory, mode, e.provider);
 	UPDATE @extschema@.endpoints SET wanted = 'suspended' WHERE tenant = e.tenant AND name = e.name;
 END $$;
 COMMENT ON FUNCTION stop_server(text, text, text) IS 'stop an endpoint''s server, under the endpoint''s lock';
@@ -194,14 +196,14 @@ BEGIN
 			USING ERRCODE = 'NE005', HINT = 'A branch has one writer at a time; create a branch for another one.';
 	END IF;
 	c := @extschema@.choose_host();
-	-- what an interrupted creation has left there, perhaps running on another branch
+	-- what an interrupted creation has left, perhaps on another host, perhaps running on another branch
 	PERFORM pg_advisory_xact_lock(@extschema@.leftover_lock('compute', new_directory));
-	PERFORM @extschema@.on_node(c.name, 'SELECT neon_compute_tools.drop_compute($1)', new_directory)
-	FROM @extschema@.leftovers l WHERE l.kind = 'compute' AND l.id = new_directory;
-	SELECT (r ->> 'port')::int INTO STRICT new_port FROM @extschema@.aside('SELECT @extschema@.reserve_port($1, $2, $3, $4::bigint) AS port',
-		c.name, new_directory, tenant_id, @extschema@.current_operation()::text) r;
-	INSERT INTO @extschema@.endpoints (tenant, name, timeline, compute, directory, host, port, settings)
-	VALUES (tenant_id, endpoint, tl.id, c.name, new_directory, c.host, new_port, settings);
+	PERFORM @extschema@.on_node(n.name, 'SELECT neon_compute_tools.drop_compute($1, $2)', new_directory, l.provider)
+	FROM @extschema@.leftovers l JOIN @extschema@.nodes n ON n.name = ANY (l.nodes) WHERE l.kind = 'compute' AND l.id = new_directory;
+	SELECT (r ->> 'port')::int INTO STRICT new_port FROM @extschema@.aside('SELECT @extschema@.reserve_port($1, $2, $3, $4, $5::bigint) AS port',
+		c.name, c.provider, new_directory, tenant_id, @extschema@.current_operation()::text) r;
+	INSERT INTO @extschema@.endpoints (tenant, name, timeline, compute, provider, directory, host, port, settings)
+	VALUES (tenant_id, endpoint, tl.id, c.name, c.provider, new_directory, c.host, new_port, settings);
 	PERFORM @extschema@.keep_leftover('compute', new_directory);
 	RETURN @extschema@.start_endpoint(tenant_id, endpoint);
 END $$;
@@ -213,7 +215,7 @@ BEGIN
 	PERFORM @extschema@.endpoint_lock(tenant_id, endpoint);
 	e := @extschema@.find_endpoint(tenant_id, endpoint);
 	PERFORM @extschema@.step('stop the server', e.compute, e.name);
-	PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.drop_compute($1)', e.directory);
+	PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.drop_compute($1, $2)', e.directory, e.provider);
 	DELETE FROM @extschema@.endpoints WHERE tenant = e.tenant AND name = e.name;
 	DELETE FROM @extschema@.role_secrets s WHERE s.timeline = e.timeline;
 END $$;

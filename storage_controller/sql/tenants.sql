@@ -24,9 +24,8 @@ BEGIN
 	PERFORM @extschema@.create_endpoint(t.id, 'main');
 	SELECT * INTO STRICT e FROM @extschema@.endpoints WHERE tenant = t.id;
 	PERFORM @extschema@.step('set it up');
-	PERFORM @extschema@.remote(@extschema@.endpoint_admin(e), 'endpoint "main"',
-		format('ALTER ROLE postgres PASSWORD %L', t.role_password));
-	PERFORM @extschema@.remote(@extschema@.endpoint_admin(e), 'endpoint "main"', 'CREATE EXTENSION IF NOT EXISTS neon');
+	PERFORM @extschema@.on_endpoint(e, 'postgres', format('ALTER ROLE postgres PASSWORD %L', t.role_password));
+	PERFORM @extschema@.on_endpoint(e, 'postgres', 'CREATE EXTENSION IF NOT EXISTS neon');
 	RETURN t.id;
 END $$;
 COMMENT ON FUNCTION create_tenant(text) IS 'make a tenant with its branch and endpoint "main"; returns its id';
