@@ -215,6 +215,7 @@ BEGIN
 	END IF;
 	PERFORM @extschema@.start_endpoint(tenant_id, endpoint);
 	e := @extschema@.find_endpoint(tenant_id, endpoint);
+	PERFORM @extschema@.step('configure it', e.compute);
 	SELECT x -> 'r' INTO STRICT r FROM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.configure_compute($1, $2::jsonb, $3) AS r',
 		e.directory, spec::text, e.provider) x;
 	IF changes <> '{}' THEN

@@ -167,6 +167,21 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION operate(text, text, jsonb) IS 'perform() with its row among the operations';
 
+-- What changes only rows here, and perhaps settings of a server that runs, is one step, and all of it is written by its own transaction: nobody sees
+-- it before it has happened, and there is nothing to undo.  Of one that fails there is no row.
+CREATE FUNCTION operate_at_once(what text, tenant_id text, args jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+	op bigint := nextval(pg_get_serial_sequence('@extschema@.operations', 'id'));
+	result jsonb;
+BEGIN
+	PERFORM @extschema@.note_operation(op, tenant_id, what, args ->> 'name', session_user);
+	PERFORM @extschema@.note_step(op, 'change it', NULL, NULL);
+	result := @extschema@.perform(what, tenant_id, args);
+	PERFORM @extschema@.end_operation(op, tenant_id);
+	RETURN result;
+END $$;
+COMMENT ON FUNCTION operate_at_once(text, text, jsonb) IS 'perform() of something that is one transaction, with a row among the operations';
+
 -- ---------------------------------------------------------------- leftovers
 
 -- Not dumped: old notes about what was finished later would be dangerous.
