@@ -109,13 +109,13 @@ BEGIN
 				WHERE is_admin OR b.tenant = substr(session_user, 8));
 		WHEN 'endpoints' THEN
 			RETURN (SELECT coalesce(jsonb_agg(jsonb_build_object('tenant', e.tenant, 'name', e.name, 'branch', b.name, 'mode', 'read-write',
-					'state', CASE WHEN p.pid IS NOT NULL THEN 'running' WHEN e.wanted = 'running' THEN 'stopped' ELSE 'suspended' END,
+					'state', p.state,
 					'pid', p.pid, 'host', e.host, 'port', e.port,
 					'data_directory', CASE WHEN is_admin THEN e.directory END, 'started_at', e.started_at,
 					'warm_start', e.last_start -> 'warm', 'active_at', e.active_at, 'activity', e.activity,
 					'suspend_timeout', coalesce(e.suspend_timeout, @extschema@.default_suspend_timeout()), 'problem', e.problem) ORDER BY e.created_at), '[]')
 				FROM @extschema@.endpoints e JOIN @extschema@.branches b ON b.timeline = e.timeline
-				CROSS JOIN LATERAL (SELECT @extschema@.endpoint_pid(e) AS pid OFFSET 0) p
+				CROSS JOIN LATERAL (SELECT s.pid, s.state FROM @extschema@.endpoint_seen(e) s OFFSET 0) p
 				WHERE is_admin OR e.tenant = substr(session_user, 8));
 		WHEN 'operations' THEN
 			RETURN (SELECT coalesce(jsonb_agg(jsonb_build_object('id', o.id, 'operation', o.kind, 'object', o.object, 'state', o.state,

@@ -31,20 +31,23 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION lock_endpoints(text) IS 'endpoint_lock() for all endpoints of a timeline';
 
-CREATE FUNCTION ports_lock(compute text) RETURNS void LANGUAGE sql AS $$
-	SELECT pg_advisory_xact_lock(hashtextextended('neon ports of ' || compute, 0));
+CREATE FUNCTION ports_lock(address text) RETURNS void LANGUAGE sql AS $$
+	SELECT pg_advisory_xact_lock(hashtextextended('neon ports of ' || address, 0));
 $$;
-COMMENT ON FUNCTION ports_lock(text) IS 'until the end of the transaction nobody else chooses a port on this host';
+COMMENT ON FUNCTION ports_lock(text) IS 'until the end of the transaction nobody else chooses a port at this address';
 
 -- Called aside, under leftover_lock of the directory: a free port is noted together with what will have it, until that has a row.
 CREATE FUNCTION reserve_port(compute_node text, provider text, new_directory text, tenant_id text, op bigint) RETURNS int LANGUAGE plpgsql AS $$
-DECLARE free_port int;
+DECLARE
+	free_port int;
+	address text := (SELECT n.host FROM @extschema@.nodes n WHERE n.name = compute_node);
+	neighbours text[] := ARRAY(SELECT n.name FROM @extschema@.nodes n WHERE n.role = 'compute' AND n.host = address);	-- servers of one machine
 BEGIN
-	PERFORM @extschema@.ports_lock(compute_node);
+	PERFORM @extschema@.ports_lock(address);
 	SELECT min(p) INTO free_port
 	FROM generate_series(coalesce(nullif(current_setting('neon_controller.endpoint_port_base', true), ''), '55440')::int, 65535) p
-	WHERE NOT EXISTS (SELECT FROM @extschema@.endpoints e WHERE e.compute = compute_node AND e.port = p)
-		AND NOT EXISTS (SELECT FROM @extschema@.leftovers l WHERE l.kind = 'compute' AND compute_node = ANY (l.nodes) AND l.port = p AND l.id <> new_directory);
+	WHERE NOT EXISTS (SELECT FROM @extschema@.endpoints e WHERE e.compute = ANY (neighbours) AND e.port = p)
+		AND NOT EXISTS (SELECT FROM @extschema@.leftovers l WHERE l.kind = 'compute' AND l.nodes && neighbours AND l.port = p AND l.id <> new_directory);
 	PERFORM @extschema@.write_leftover('compute', new_directory, tenant_id, ARRAY[compute_node], free_port, op, provider);
 	RETURN free_port;
 END $$;
@@ -61,6 +64,21 @@ CREATE FUNCTION endpoint_pid(e endpoints) RETURNS int LANGUAGE sql AS $$
 	SELECT (r #>> '{s,pid}')::int FROM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.compute_status($1, $2) AS s', e.directory, e.provider) r;
 $$;
 COMMENT ON FUNCTION endpoint_pid(endpoints) IS 'pid of an endpoint''s server on its host; NULL when it does not run';
+
+-- Of one whose host is away nothing is known; it may run.
+CREATE FUNCTION endpoint_seen(e endpoints, OUT pid int, OUT state text) LANGUAGE plpgsql AS $$
+BEGIN
+	IF EXISTS (SELECT FROM @extschema@.nodes n WHERE n.name = e.compute AND n.state LIKE '%offline') THEN
+		state := 'unreachable';
+		RETURN;
+	END IF;
+	pid := @extschema@.endpoint_pid(e);
+	state := CASE WHEN pid IS NOT NULL THEN 'running' WHEN e.wanted = 'running' THEN 'stopped' ELSE 'suspended' END;
+EXCEPTION WHEN connection_exception OR sqlclient_unable_to_establish_sqlconnection OR connection_failure
+		OR cannot_connect_now OR admin_shutdown OR crash_shutdown THEN
+	state := 'unreachable';
+END $$;
+COMMENT ON FUNCTION endpoint_seen(endpoints) IS 'pid and state of an endpoint''s server, for those who look; unreachable when its host is';
 
 CREATE FUNCTION endpoint_uri(e endpoints) RETURNS text LANGUAGE sql STABLE AS $$
 	SELECT format('postgresql://postgres:%s@%s:%s/postgres', t.role_password, e.host, e.port)
@@ -85,7 +103,7 @@ CREATE FUNCTION compute_spec(e endpoints, tl timelines) RETURNS jsonb LANGUAGE s
 		'provider', e.provider, 'name', e.directory, 'tenant', tl.tenant, 'timeline', tl.id, 'start_lsn', tl.start_lsn, 'system_id', tl.system_id,
 		'wal_seg_size', tl.wal_seg_size, 'safekeepers', @extschema@.safekeepers_setting(tl),
 		'pageserver', @extschema@.tenant_connstring(ps, t), 'controller', @extschema@.tenant_connstring(ctl, t),
-		'host', e.host, 'port', e.port, 'settings', e.settings, 'memory_mb', e.memory_mb, 'cpu_percent', e.cpu_percent)
+		'host', (SELECT c.host FROM @extschema@.nodes c WHERE c.name = e.compute), 'port', e.port, 'settings', e.settings, 'memory_mb', e.memory_mb, 'cpu_percent', e.cpu_percent)
 	FROM @extschema@.tenants t, @extschema@.nodes ps,
 		(SELECT * FROM @extschema@.nodes WHERE role = 'controller' ORDER BY node_id LIMIT 1) ctl
 	WHERE t.id = e.tenant AND ps.name = tl.pageserver;
@@ -142,7 +160,7 @@ BEGIN
 	END IF;
 	UPDATE @extschema@.endpoints x SET wanted = 'running', told = known, started_at = CASE WHEN (r ->> 'started')::bool THEN clock_timestamp() ELSE x.started_at END,
 		last_start = CASE WHEN (r ->> 'started')::bool THEN r ELSE x.last_start END, crashes = 0, restart_after = NULL, problem = NULL,
-		host = coalesce(r ->> 'host', x.host)	-- a provider may have another address for it than its host has
+		host = coalesce(r ->> 'host', CASE WHEN (r ->> 'started')::bool THEN (SELECT n.host FROM @extschema@.nodes n WHERE n.name = x.compute) END, x.host)
 	WHERE x.tenant = e.tenant AND x.name = e.name RETURNING x.* INTO e;
 	DELETE FROM @extschema@.role_secrets s WHERE s.timeline = tl.id;	-- from now on it is asked itself
 	RETURN @extschema@.endpoint_uri(e);
@@ -175,6 +193,17 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION stop_server(text, text, text) IS 'stop an endpoint''s server, under the endpoint''s lock';
 
+CREATE FUNCTION refuse_left_server(endpoint text, directory text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE away text := (SELECT n.name FROM @extschema@.leftovers l JOIN @extschema@.nodes n ON n.name = ANY (l.nodes)
+	WHERE l.kind = 'compute' AND l.id = directory AND n.state LIKE '%offline' LIMIT 1);
+BEGIN
+	IF away IS NOT NULL THEN
+		RAISE EXCEPTION 'host "%", which is away, may still have a server of another endpoint "%"', away, endpoint USING ERRCODE = 'object_in_use',
+			HINT = format('Give this one another name (neon_create_endpoint(''other'', branch => %L)), or try again when the host is back.', endpoint);
+	END IF;
+END $$;
+COMMENT ON FUNCTION refuse_left_server(text, text) IS 'refuse a name of an endpoint whose last server cannot be removed now';
+
 CREATE FUNCTION create_endpoint(tenant_id text, endpoint text, branch text = NULL, settings jsonb = '{}') RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
 	tl @extschema@.timelines;
@@ -198,6 +227,7 @@ BEGIN
 	c := @extschema@.choose_host();
 	-- what an interrupted creation has left, perhaps on another host, perhaps running on another branch
 	PERFORM pg_advisory_xact_lock(@extschema@.leftover_lock('compute', new_directory));
+	PERFORM @extschema@.refuse_left_server(endpoint, new_directory);
 	PERFORM @extschema@.on_node(n.name, 'SELECT neon_compute_tools.drop_compute($1, $2)', new_directory, l.provider)
 	FROM @extschema@.leftovers l JOIN @extschema@.nodes n ON n.name = ANY (l.nodes) WHERE l.kind = 'compute' AND l.id = new_directory;
 	SELECT (r ->> 'port')::int INTO STRICT new_port FROM @extschema@.aside('SELECT @extschema@.reserve_port($1, $2, $3, $4, $5::bigint) AS port',
@@ -215,7 +245,17 @@ BEGIN
 	PERFORM @extschema@.endpoint_lock(tenant_id, endpoint);
 	e := @extschema@.find_endpoint(tenant_id, endpoint);
 	PERFORM @extschema@.step('stop the server', e.compute, e.name);
-	PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.drop_compute($1, $2)', e.directory, e.provider);
+	BEGIN
+		PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.drop_compute($1, $2)', e.directory, e.provider);
+	EXCEPTION WHEN connection_exception OR sqlclient_unable_to_establish_sqlconnection OR connection_failure
+			OR cannot_connect_now OR admin_shutdown OR crash_shutdown THEN
+		-- A host that is gone keeps nobody: its branch is not there.  When it comes back, what it has goes; a server that still runs there commits
+		-- only until another one of its branch is started.
+		IF NOT EXISTS (SELECT FROM @extschema@.nodes n WHERE n.name = e.compute AND n.state LIKE '%offline') THEN
+			RAISE;
+		END IF;
+		PERFORM @extschema@.write_leftover('compute', e.directory, e.tenant, ARRAY[e.compute], e.port, @extschema@.current_operation(), e.provider);
+	END;
 	DELETE FROM @extschema@.endpoints WHERE tenant = e.tenant AND name = e.name;
 	DELETE FROM @extschema@.role_secrets s WHERE s.timeline = e.timeline;
 END $$;

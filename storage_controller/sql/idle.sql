@@ -52,13 +52,21 @@ CREATE FUNCTION default_suspend_timeout() RETURNS interval LANGUAGE sql STABLE A
 $$;
 COMMENT ON FUNCTION default_suspend_timeout() IS 'after which time without activity endpoints are suspended that have no setting of their own';
 
-CREATE FUNCTION watch_list(node text) RETURNS jsonb LANGUAGE sql STABLE AS $$
+-- A watcher of another host logs in as neon_compute, and may call these three functions and nothing else.
+DO $$ BEGIN
+	IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'neon_compute') THEN
+		CREATE ROLE neon_compute LOGIN;		-- without a password nobody logs in over the network
+	END IF;
+END $$;
+GRANT USAGE ON SCHEMA @extschema@ TO neon_compute;
+
+CREATE FUNCTION watch_list(node text) RETURNS jsonb LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 	SELECT jsonb_object_agg(e.directory, e.provider) FROM @extschema@.endpoints e WHERE e.compute = node;
 $$;
 COMMENT ON FUNCTION watch_list(text) IS 'what a host''s watcher is to look at: computes and their providers; NULL when it has none';
 
 -- One line an action: "restart|suspend|stop <tenant> <endpoint>".
-CREATE FUNCTION watch_report(node text, seen text) RETURNS text LANGUAGE plpgsql AS $$
+CREATE FUNCTION watch_report(node text, seen text) RETURNS text LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	e @extschema@.endpoints;
 	report jsonb := seen;
@@ -110,7 +118,8 @@ CREATE FUNCTION what_to_do(e endpoints, sample jsonb) RETURNS text LANGUAGE sql 
 $$;
 COMMENT ON FUNCTION what_to_do(endpoints, jsonb) IS 'what is to be done with an endpoint after a look at its server: suspend, start, stop, or NULL';
 
-CREATE FUNCTION watch_action(what text, tenant_id text, endpoint text) RETURNS text LANGUAGE plpgsql AS $$
+CREATE FUNCTION watch_action(what text, tenant_id text, endpoint text) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	e @extschema@.endpoints;
 	s jsonb;

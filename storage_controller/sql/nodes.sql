@@ -226,7 +226,8 @@ COMMENT ON FUNCTION choose_safekeepers() IS 'the safekeepers for a new tenant''s
 CREATE FUNCTION choose_host() RETURNS nodes LANGUAGE plpgsql AS $$
 DECLARE chosen @extschema@.nodes;
 BEGIN
-	SELECT * INTO chosen FROM @extschema@.nodes n WHERE n.role = 'compute' AND NOT @extschema@.is_draining(n) ORDER BY n.state = 'offline', n.node_id LIMIT 1;
+	SELECT * INTO chosen FROM @extschema@.nodes n WHERE n.role = 'compute' AND NOT @extschema@.is_draining(n)
+	ORDER BY n.state = 'offline', (SELECT count(*) FROM @extschema@.endpoints e WHERE e.compute = n.name), n.node_id LIMIT 1;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'no compute host is there for a new endpoint' USING ERRCODE = 'NE006',
 			DETAIL = @extschema@.those_away('compute'),
@@ -234,7 +235,7 @@ BEGIN
 	END IF;
 	RETURN chosen;
 END $$;
-COMMENT ON FUNCTION choose_host() IS 'the host for a new endpoint: of those that are not draining, and better not offline, the one with the lowest number';
+COMMENT ON FUNCTION choose_host() IS 'the host for a new endpoint: of those that are not draining, and better not offline, the one with the fewest';
 
 CREATE FUNCTION those_away(role text) RETURNS text LANGUAGE sql STABLE AS $$
 	SELECT coalesce(concat_ws('  ', 'Offline: ' || string_agg(format('%s (%s)', n.name, n.error), ', ' ORDER BY n.node_id) FILTER (WHERE n.state = 'offline') || '.',
