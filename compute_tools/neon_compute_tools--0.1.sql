@@ -3,8 +3,9 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- Everything here acts on this host's files and processes: for superusers (the controller) only.
 --
--- Above: what a controller asks for (start_compute, stop_compute, compute_status, drop_compute), which goes to a provider.
--- Below: the provider "local", computes as processes of this host.  One compute is started or stopped by one session at a time (compute_lock).
+-- First the provider "local", computes as processes of this host; one is started or stopped by one session at a time (compute_lock).  Then
+-- providers, and what a controller asks for through them (start_compute, stop_compute, compute_status, compute_query, drop_compute); then what
+-- is the same with every provider: how busy a compute is, and its roles, databases, extensions and settings.
 
 -- ---------------------------------------------------------------- parts of a start
 
@@ -212,10 +213,16 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION local_stop(text, text) IS 'stop a compute of this host';
 
+-- running; stopped: it has ended as it was told to; crashed: it has not; absent
 CREATE FUNCTION local_status(name text) RETURNS jsonb LANGUAGE sql AS $$
-	SELECT jsonb_build_object('pid', @extschema@.process_pid(name), 'timeline', @extschema@.local_timeline(name));
+	SELECT jsonb_build_object('pid', pid, 'state', CASE WHEN pid IS NOT NULL THEN 'running'
+		WHEN (pg_stat_file(dir, true)).isdir IS NULL THEN 'absent'
+		WHEN (pg_stat_file(dir || 'neon/warm.written', true)).size IS NOT NULL OR (pg_stat_file(dir || 'neon/warm.sealed', true)).size IS NOT NULL
+			OR (pg_stat_file(dir || 'stopped_by_hand', true)).size IS NOT NULL THEN 'stopped'
+		ELSE 'crashed' END)
+	FROM @extschema@.process_pid(name) pid, format('%s/%s/', current_setting('neon_compute_tools.base_directory'), name) dir;
 $$;
-COMMENT ON FUNCTION local_status(text) IS 'pid (null when it does not run) and timeline of a compute of this host';
+COMMENT ON FUNCTION local_status(text) IS 'state and pid (null when it does not run) of a compute of this host';
 
 CREATE FUNCTION local_drop(name text) RETURNS jsonb LANGUAGE plpgsql AS $$
 BEGIN
@@ -226,20 +233,161 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION local_drop(text) IS 'stop a compute of this host and remove what it has here';
 
--- Over the socket that only this host's owner can open.  What users set for their sessions, a library that is not there or a limit of time
--- among it, is not for these.
-CREATE FUNCTION admin_conninfo(port int, db text = 'postgres') RETURNS text LANGUAGE sql STABLE AS $$
-	SELECT format('host=%s port=%s user=postgres dbname=''%s'' options=''-c session_preload_libraries= -c local_preload_libraries= -c statement_timeout=0'
+-- Over the socket that only this host's owner can open.
+CREATE FUNCTION local_conninfo(name text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	base text := current_setting('neon_compute_tools.base_directory');
+	port text := split_part(pg_read_file(format('%s/%s/postmaster.pid', base, name), 0, 10000, true), E'\n', 4);
+BEGIN
+	IF port IS NULL OR port !~ '^[0-9]+$' THEN
+		RAISE EXCEPTION 'compute "%" does not run', name USING ERRCODE = 'sqlclient_unable_to_establish_sqlconnection', HINT = 'Start it first.';
+	END IF;
+	RETURN format('host=%s port=%s user=postgres', base, port);
+END $$;
+COMMENT ON FUNCTION local_conninfo(text) IS 'how this host reaches a compute of its own as its administrator';
+
+-- ---------------------------------------------------------------- providers
+--
+-- All that a controller and the watcher do with a compute goes through these five functions of its provider; the README says what each has to do.
+
+CREATE TABLE providers (
+	name text PRIMARY KEY CHECK (name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
+	start_function text NOT NULL,		-- (spec jsonb) returns jsonb: started, and what else there is to say of the start
+	stop_function text NOT NULL,		-- (name text, mode text) returns jsonb
+	status_function text NOT NULL,		-- (name text) returns jsonb: state, and while it runs pid
+	conninfo_function text NOT NULL,	-- (name text) returns text
+	drop_function text NOT NULL			-- (name text) returns jsonb
+);
+COMMENT ON TABLE providers IS 'what can run a compute: functions that are called for it; a row more is a provider more';
+
+CREATE FUNCTION check_provider_function(provider text, what text, function_name text, arguments text, result regtype) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE f regprocedure := to_regprocedure(format('%s(%s)', function_name, arguments));
+BEGIN
+	IF f IS NULL THEN
+		RAISE EXCEPTION 'provider "%" has no function to % a compute', provider, what USING ERRCODE = 'undefined_function',
+			DETAIL = format('There is no function %s(%s).', function_name, arguments),
+			HINT = 'Create it before, and name it with its schema and without arguments.';
+	ELSIF (SELECT p.prorettype <> result OR p.proretset OR p.prokind <> 'f' FROM pg_proc p WHERE p.oid = f) THEN
+		RAISE EXCEPTION 'provider "%" has no function to % a compute', provider, what USING ERRCODE = 'datatype_mismatch',
+			DETAIL = format('%s does not return one value of type %s.', f, result), HINT = 'See the README of compute_tools for what it has to return.';
+	END IF;
+END $$;
+COMMENT ON FUNCTION check_provider_function(text, text, text, text, regtype) IS 'refuse a provider one of whose functions is not there';
+
+CREATE FUNCTION check_provider() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM @extschema@.check_provider_function(NEW.name, 'start', NEW.start_function, 'jsonb', 'jsonb');
+	PERFORM @extschema@.check_provider_function(NEW.name, 'stop', NEW.stop_function, 'text, text', 'jsonb');
+	PERFORM @extschema@.check_provider_function(NEW.name, 'look at', NEW.status_function, 'text', 'jsonb');
+	PERFORM @extschema@.check_provider_function(NEW.name, 'connect to', NEW.conninfo_function, 'text', 'text');
+	PERFORM @extschema@.check_provider_function(NEW.name, 'drop', NEW.drop_function, 'text', 'jsonb');
+	RETURN NEW;
+END $$;
+COMMENT ON FUNCTION check_provider() IS 'trigger: a provider has all its functions';
+CREATE TRIGGER check_provider BEFORE INSERT OR UPDATE ON providers FOR EACH ROW EXECUTE FUNCTION check_provider();
+
+INSERT INTO providers VALUES ('local', '@extschema@.local_start', '@extschema@.local_stop', '@extschema@.local_status',
+	'@extschema@.local_conninfo', '@extschema@.local_drop');
+SELECT pg_catalog.pg_extension_config_dump('providers', 'WHERE name <> ''local''');
+
+CREATE FUNCTION register_provider(name text, start_function text, stop_function text, status_function text, conninfo_function text, drop_function text)
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	IF name = 'local' THEN
+		RAISE EXCEPTION 'provider "local" cannot be changed' USING ERRCODE = 'reserved_name', HINT = 'Register yours under another name.';
+	END IF;
+	INSERT INTO @extschema@.providers VALUES ($1, $2, $3, $4, $5, $6)
+	ON CONFLICT ON CONSTRAINT providers_pkey DO UPDATE SET start_function = $2, stop_function = $3, status_function = $4, conninfo_function = $5, drop_function = $6;
+END $$;
+COMMENT ON FUNCTION register_provider(text, text, text, text, text, text) IS
+	'make a provider known to this host, or change one; its functions are named with their schema, and have to be there';
+
+CREATE FUNCTION find_provider(name text) RETURNS providers LANGUAGE plpgsql STABLE AS $$
+DECLARE p @extschema@.providers;
+BEGIN
+	SELECT * INTO p FROM @extschema@.providers x WHERE x.name = find_provider.name;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'there is no provider "%" on this host', name USING ERRCODE = 'undefined_object',
+			DETAIL = format('There are: %s.', (SELECT string_agg(x.name, ', ' ORDER BY x.name) FROM @extschema@.providers x)),
+			HINT = 'Register it there with neon_compute_tools.register_provider().';
+	END IF;
+	RETURN p;
+END $$;
+COMMENT ON FUNCTION find_provider(text) IS 'the provider of that name, or an error';
+
+CREATE FUNCTION start_compute(spec jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+	p @extschema@.providers := @extschema@.find_provider(coalesce(spec ->> 'provider', 'local'));
+	r jsonb;
+BEGIN
+	EXECUTE format('SELECT %s($1)', p.start_function) INTO r USING spec;
+	RETURN r;
+END $$;
+COMMENT ON FUNCTION start_compute(jsonb) IS 'start a compute and return when it takes connections; nothing to do if it runs';
+
+CREATE FUNCTION stop_compute(name text, mode text = 'fast', provider text = 'local') RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+	p @extschema@.providers := @extschema@.find_provider(provider);
+	r jsonb;
+BEGIN
+	EXECUTE format('SELECT %s($1, $2)', p.stop_function) INTO r USING name, mode;
+	RETURN r;
+END $$;
+COMMENT ON FUNCTION stop_compute(text, text, text) IS 'stop a compute and return when it has ended';
+
+CREATE FUNCTION compute_status(name text, provider text = 'local') RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+	p @extschema@.providers := @extschema@.find_provider(provider);
+	r jsonb;
+BEGIN
+	EXECUTE format('SELECT %s($1)', p.status_function) INTO r USING name;
+	IF r ->> 'state' IN ('running', 'stopped', 'crashed', 'absent') AND (r ->> 'state' = 'running') = (r ->> 'pid' IS NOT NULL) THEN
+		RETURN r;
+	END IF;
+	RAISE EXCEPTION 'provider "%" does not say what compute "%" does', provider, name USING ERRCODE = 'invalid_parameter_value',
+		DETAIL = format('It says: %s', coalesce(r::text, 'NULL')), HINT = 'See the README of compute_tools for what it has to return.';
+END $$;
+COMMENT ON FUNCTION compute_status(text, text) IS 'what a compute does: state is running, stopped, crashed or absent; pid is null when it does not run';
+
+CREATE FUNCTION drop_compute(name text, provider text = 'local') RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+	p @extschema@.providers := @extschema@.find_provider(provider);
+	r jsonb;
+BEGIN
+	EXECUTE format('SELECT %s($1)', p.drop_function) INTO r USING name;
+	RETURN r;
+END $$;
+COMMENT ON FUNCTION drop_compute(text, text) IS 'stop a compute and remove it from this host';
+
+-- What users set for their sessions, a library that is not there or a limit of time among it, is not for these.
+CREATE FUNCTION compute_conninfo(name text, provider text = 'local', db text = 'postgres') RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+	p @extschema@.providers := @extschema@.find_provider(provider);
+	r text;
+BEGIN
+	EXECUTE format('SELECT %s($1)', p.conninfo_function) INTO r USING name;
+	RETURN format('%s dbname=''%s'' options=''-c session_preload_libraries= -c local_preload_libraries= -c statement_timeout=0'
 		' -c lock_timeout=0 -c default_transaction_read_only=off -c default_transaction_deferrable=off -c default_transaction_isolation=read\\ committed''',
-		current_setting('neon_compute_tools.base_directory'), port, replace(replace(db, '\', '\\'), '''', '\'''));
-$$;
-COMMENT ON FUNCTION admin_conninfo(int, text) IS 'connection string for the administrator of the compute at a port of this host';
+		r, replace(replace(db, '\', '\\'), '''', '\'''));
+END $$;
+COMMENT ON FUNCTION compute_conninfo(text, text, text) IS 'connection string, good on this host, for the administrator of a running compute';
 
 -- ---------------------------------------------------------------- what the computes of this host do
 
 CREATE FUNCTION query(conninfo text, sql text, timeout_ms int = 5000) RETURNS text
 AS 'MODULE_PATHNAME', 'ct_query' LANGUAGE C STRICT;
-COMMENT ON FUNCTION query(text, text, int) IS 'first column of the first row of a query on a server of this host';
+COMMENT ON FUNCTION query(text, text, int) IS 'first column of the first row of a query on a server that this host reaches';
+
+CREATE FUNCTION query_rows(conninfo text, who text, sql text, VARIADIC args text[] = '{}') RETURNS SETOF jsonb
+AS 'MODULE_PATHNAME', 'ct_query_rows' LANGUAGE C STRICT;
+COMMENT ON FUNCTION query_rows(text, text, text, text[]) IS
+	'one statement on a server that this host reaches, over a connection that this session keeps; rows of a SELECT as jsonb';
+
+-- What a controller asks of the inside of a compute, which it does not reach itself.
+CREATE FUNCTION compute_query(name text, provider text, db text, who text, sql text, VARIADIC args text[] = '{}') RETURNS SETOF jsonb LANGUAGE sql AS $$
+	SELECT @extschema@.query_rows(@extschema@.compute_conninfo(name, provider, db), who, sql, VARIADIC args);
+$$;
+COMMENT ON FUNCTION compute_query(text, text, text, text, text, text[]) IS 'run a statement on a compute as its administrator; rows of a SELECT as jsonb';
 
 -- What was seen of a running compute, to know what happened since.  Worth nothing after a crash.
 CREATE UNLOGGED TABLE samples (
@@ -279,20 +427,18 @@ $q$ $f$;
 COMMENT ON FUNCTION activity_query() IS 'what the watcher asks a compute: what is going on there, and how many sessions there are';
 
 -- A compute of which nothing can be learnt is not idle.
-CREATE FUNCTION sample_activity(name text, pid int) RETURNS samples LANGUAGE plpgsql AS $$
+CREATE FUNCTION sample_activity(name text, provider text, pid int) RETURNS samples LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
 	old @extschema@.samples;
 	new @extschema@.samples;
 	r jsonb;
-	port int;
 BEGIN
 	SELECT * INTO old FROM @extschema@.samples s WHERE s.name = sample_activity.name AND s.pid = sample_activity.pid;
 	new.name := name;
 	new.pid := pid;
 	BEGIN
-		port := split_part(pg_read_file(format('%s/%s/postmaster.pid', current_setting('neon_compute_tools.base_directory'), name)), E'\n', 4);
-		r := @extschema@.query(@extschema@.admin_conninfo(port, 'template1') || ' application_name=neon_watch', @extschema@.activity_query());
+		r := @extschema@.query(@extschema@.compute_conninfo(name, provider, 'template1') || ' application_name=neon_watch', @extschema@.activity_query());
 		new.activity := r ->> 'activity';
 		new.sessions := r ->> 'sessions';
 	EXCEPTION WHEN OTHERS THEN
@@ -307,51 +453,49 @@ BEGIN
 	END IF;
 	RETURN new;
 END $$;
-COMMENT ON FUNCTION sample_activity(text, int) IS 'what a compute does; one of which nothing can be learnt is not idle';
+COMMENT ON FUNCTION sample_activity(text, text, int) IS 'what a compute does; one of which nothing can be learnt is not idle';
 
--- running; stopped: it has ended as it was told to; crashed: it has not; absent
-CREATE FUNCTION sample_compute(name text) RETURNS jsonb LANGUAGE plpgsql AS $$
+CREATE FUNCTION sample_compute(name text, provider text = 'local') RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
-	pid int := @extschema@.process_pid(name);
-	dir text := format('%s/%s/', current_setting('neon_compute_tools.base_directory'), name);
+	status jsonb := @extschema@.compute_status(name, provider);
 	s @extschema@.samples;
 BEGIN
-	IF pid IS NULL THEN
+	IF status ->> 'state' <> 'running' THEN
 		DELETE FROM @extschema@.samples x WHERE x.name = sample_compute.name;
-		RETURN jsonb_build_object('name', name, 'state', CASE
-			WHEN (pg_stat_file(dir, true)).isdir IS NULL THEN 'absent'
-			WHEN (pg_stat_file(dir || 'neon/warm.written', true)).size IS NOT NULL OR (pg_stat_file(dir || 'neon/warm.sealed', true)).size IS NOT NULL
-				OR (pg_stat_file(dir || 'stopped_by_hand', true)).size IS NOT NULL THEN 'stopped'
-			ELSE 'crashed' END);
+		RETURN status;
 	END IF;
-	s := @extschema@.sample_activity(name, pid);
-	RETURN jsonb_build_object('name', name, 'state', 'running', 'pid', pid, 'active_at', s.active_at, 'activity', s.activity);
+	s := @extschema@.sample_activity(name, provider, (status ->> 'pid')::int);
+	RETURN status || jsonb_build_object('active_at', s.active_at, 'activity', s.activity);
 END $$;
-COMMENT ON FUNCTION sample_compute(text) IS 'whether a compute runs, and when it was last busy';
+COMMENT ON FUNCTION sample_compute(text, text) IS 'what a compute does, and when it was last busy';
 
-CREATE FUNCTION sample_computes() RETURNS jsonb LANGUAGE sql AS $$
-	SELECT coalesce(jsonb_object_agg(d, @extschema@.sample_compute(d)), '{}')
-	FROM pg_ls_dir(current_setting('neon_compute_tools.base_directory')) d WHERE d ~ '^[a-z0-9_-]{1,63}$';
-$$;
-COMMENT ON FUNCTION sample_computes() IS 'sample_compute() of each compute of this host, by name';
+-- One that cannot be looked at is nothing that anything is done about, and keeps nobody from looking at the others.
+CREATE FUNCTION sample_computes(computes text) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+	c record;
+	seen jsonb := '{}';
+BEGIN
+	FOR c IN SELECT key AS name, value AS provider FROM jsonb_each_text(computes::jsonb) LOOP
+		BEGIN
+			seen := seen || jsonb_build_object(c.name, @extschema@.sample_compute(c.name, c.provider));
+		EXCEPTION WHEN OTHERS THEN
+			RAISE LOG 'compute "%" cannot be looked at: %', c.name, SQLERRM;
+			seen := seen || jsonb_build_object(c.name, '{"state": "unknown"}'::jsonb);
+		END;
+	END LOOP;
+	RETURN seen;
+END $$;
+COMMENT ON FUNCTION sample_computes(text) IS 'sample_compute() of computes of this host: an object of names and providers, to one of names and samples';
 
 -- ---------------------------------------------------------------- what is inside a compute: roles, databases, extensions, settings
 
--- A statement as the compute's administrator, over the socket that only this host's owner can open.
-CREATE FUNCTION local_sql(name text, db text, sql text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-	base text := current_setting('neon_compute_tools.base_directory');
-	pid_file text := pg_read_file(format('%s/%s/postmaster.pid', base, name), 0, 10000, true);
-BEGIN
-	IF pid_file IS NULL THEN
-		RAISE EXCEPTION 'compute "%" does not run', name USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Start it first.';
-	END IF;
-	RETURN @extschema@.query(@extschema@.admin_conninfo(split_part(pid_file, E'\n', 4)::int, db), sql, 120000);
-END $$;
-COMMENT ON FUNCTION local_sql(text, text, text) IS 'run a statement on a compute as its administrator';
+CREATE FUNCTION compute_value(name text, provider text, db text, sql text) RETURNS text LANGUAGE sql AS $$
+	SELECT @extschema@.query(@extschema@.compute_conninfo(name, provider, db), sql, 120000);
+$$;
+COMMENT ON FUNCTION compute_value(text, text, text, text) IS 'run a statement on a compute as its administrator; the first column of its first row';
 
 -- Found before anything is changed: what this host does not have, and settings that are not the user's.
-CREATE FUNCTION local_check_spec(name text, spec jsonb) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION check_spec(name text, provider text, spec jsonb) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
 	missing text;
 	bad text;
@@ -376,7 +520,7 @@ BEGIN
 			HINT = 'roles, databases and extensions are arrays of objects that have a "name"; settings is an object of names and values.';
 	END IF;
 	SELECT string_agg(DISTINCT x ->> 'name', ', ') INTO missing FROM jsonb_array_elements(coalesce(spec -> 'extensions', '[]')) x
-	WHERE @extschema@.local_sql(local_check_spec.name, 'template1', format('SELECT 1 FROM pg_available_extensions WHERE name = %L', x ->> 'name')) IS NULL;
+	WHERE @extschema@.compute_value(check_spec.name, provider, 'template1', format('SELECT 1 FROM pg_available_extensions WHERE name = %L', x ->> 'name')) IS NULL;
 	IF missing IS NOT NULL THEN
 		RAISE EXCEPTION 'this host does not have the extension: %', missing USING ERRCODE = 'undefined_object',
 			DETAIL = 'Extensions come from the packages of the hosts that run computes.  Nothing was changed.',
@@ -386,7 +530,7 @@ BEGIN
 		IF s.key !~ '^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?$' THEN
 			RAISE EXCEPTION 'invalid setting name "%"', s.key USING ERRCODE = 'invalid_name';
 		END IF;
-		context := @extschema@.local_sql(name, 'template1', format('SELECT context FROM pg_settings WHERE name = %L', s.key));
+		context := @extschema@.compute_value(name, provider, 'template1', format('SELECT context FROM pg_settings WHERE name = %L', s.key));
 		IF context IS NULL AND s.key NOT LIKE '%.%' THEN
 			RAISE EXCEPTION 'unrecognized configuration parameter "%"', s.key USING ERRCODE = 'undefined_object', HINT = 'See pg_settings on the endpoint.';
 		ELSIF context = 'internal' OR s.key ~ '^neon' OR s.key ~ '^(ssl|unix_socket|log_directory|archive_|restore_command|recovery_)'
@@ -396,17 +540,17 @@ BEGIN
 		END IF;
 	END LOOP;
 END $$;
-COMMENT ON FUNCTION local_check_spec(text, jsonb) IS 'refuse a configuration that this host cannot carry out, before anything is changed';
+COMMENT ON FUNCTION check_spec(text, text, jsonb) IS 'refuse a configuration that this host cannot carry out, before anything is changed';
 
-CREATE FUNCTION local_configure_role(name text, r jsonb) RETURNS bool LANGUAGE plpgsql AS $$
+CREATE FUNCTION configure_role(name text, provider text, r jsonb) RETURNS bool LANGUAGE plpgsql AS $$
 DECLARE
-	fresh bool := @extschema@.local_sql(name, 'template1', format('SELECT 1 FROM pg_roles WHERE rolname = %L', r ->> 'name')) IS NULL;
+	fresh bool := @extschema@.compute_value(name, provider, 'template1', format('SELECT 1 FROM pg_roles WHERE rolname = %L', r ->> 'name')) IS NULL;
 	g text;
 BEGIN
 	IF fresh THEN
-		PERFORM @extschema@.local_sql(name, 'template1', format('CREATE ROLE %I', r ->> 'name'));
+		PERFORM @extschema@.compute_value(name, provider, 'template1', format('CREATE ROLE %I', r ->> 'name'));
 	END IF;
-	PERFORM @extschema@.local_sql(name, 'template1', format('ALTER ROLE %I', r ->> 'name')
+	PERFORM @extschema@.compute_value(name, provider, 'template1', format('ALTER ROLE %I', r ->> 'name')
 		|| CASE WHEN coalesce((r ->> 'login')::bool, true) THEN ' LOGIN' ELSE ' NOLOGIN' END
 		|| CASE (r ->> 'createdb')::bool WHEN true THEN ' CREATEDB' WHEN false THEN ' NOCREATEDB' ELSE '' END
 		|| CASE (r ->> 'createrole')::bool WHEN true THEN ' CREATEROLE' WHEN false THEN ' NOCREATEROLE' ELSE '' END
@@ -414,43 +558,43 @@ BEGIN
 		|| coalesce(' CONNECTION LIMIT ' || (r ->> 'connection_limit')::int, '')
 		|| coalesce(' PASSWORD ' || quote_literal(r ->> 'password'), ''));
 	FOR g IN SELECT jsonb_array_elements_text(coalesce(r -> 'member_of', '[]')) LOOP
-		PERFORM @extschema@.local_sql(name, 'template1', format('GRANT %I TO %I', g, r ->> 'name'));
+		PERFORM @extschema@.compute_value(name, provider, 'template1', format('GRANT %I TO %I', g, r ->> 'name'));
 	END LOOP;
 	RETURN fresh;
 END $$;
-COMMENT ON FUNCTION local_configure_role(text, jsonb) IS 'make or alter a role as a configuration says; whether something was changed';
+COMMENT ON FUNCTION configure_role(text, text, jsonb) IS 'make or alter a role as a configuration says; whether something was changed';
 
-CREATE FUNCTION local_configure_database(name text, d jsonb) RETURNS bool LANGUAGE plpgsql AS $$
+CREATE FUNCTION configure_database(name text, provider text, d jsonb) RETURNS bool LANGUAGE plpgsql AS $$
 DECLARE
-	owner text := @extschema@.local_sql(name, 'template1', format('SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = %L', d ->> 'name'));
+	owner text := @extschema@.compute_value(name, provider, 'template1', format('SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = %L', d ->> 'name'));
 BEGIN
 	IF owner IS NULL THEN
-		PERFORM @extschema@.local_sql(name, 'template1', format('CREATE DATABASE %I', d ->> 'name') || coalesce(' OWNER ' || quote_ident(d ->> 'owner'), ''));
+		PERFORM @extschema@.compute_value(name, provider, 'template1', format('CREATE DATABASE %I', d ->> 'name') || coalesce(' OWNER ' || quote_ident(d ->> 'owner'), ''));
 	ELSIF owner <> d ->> 'owner' THEN
-		PERFORM @extschema@.local_sql(name, 'template1', format('ALTER DATABASE %I OWNER TO %I', d ->> 'name', d ->> 'owner'));
+		PERFORM @extschema@.compute_value(name, provider, 'template1', format('ALTER DATABASE %I OWNER TO %I', d ->> 'name', d ->> 'owner'));
 	END IF;
 	RETURN owner IS NULL;
 END $$;
-COMMENT ON FUNCTION local_configure_database(text, jsonb) IS 'make or alter a database as a configuration says; whether something was changed';
+COMMENT ON FUNCTION configure_database(text, text, jsonb) IS 'make or alter a database as a configuration says; whether something was changed';
 
-CREATE FUNCTION local_configure_extension(name text, x jsonb) RETURNS bool LANGUAGE plpgsql AS $$
+CREATE FUNCTION configure_extension(name text, provider text, x jsonb) RETURNS bool LANGUAGE plpgsql AS $$
 DECLARE
 	db text := coalesce(x ->> 'database', 'postgres');
-	version text := @extschema@.local_sql(name, db, format('SELECT extversion FROM pg_extension WHERE extname = %L', x ->> 'name'));
+	version text := @extschema@.compute_value(name, provider, db, format('SELECT extversion FROM pg_extension WHERE extname = %L', x ->> 'name'));
 BEGIN
 	IF version IS NULL THEN
-		PERFORM @extschema@.local_sql(name, db, format('CREATE EXTENSION %I', x ->> 'name')
+		PERFORM @extschema@.compute_value(name, provider, db, format('CREATE EXTENSION %I', x ->> 'name')
 			|| coalesce(' SCHEMA ' || quote_ident(x ->> 'schema'), '') || coalesce(' VERSION ' || quote_literal(x ->> 'version'), '') || ' CASCADE');
 	ELSIF version <> x ->> 'version' THEN
-		PERFORM @extschema@.local_sql(name, db, format('ALTER EXTENSION %I UPDATE TO %L', x ->> 'name', x ->> 'version'));
+		PERFORM @extschema@.compute_value(name, provider, db, format('ALTER EXTENSION %I UPDATE TO %L', x ->> 'name', x ->> 'version'));
 	END IF;
 	RETURN version IS NULL;
 END $$;
-COMMENT ON FUNCTION local_configure_extension(text, jsonb) IS 'make or update an extension as a configuration says; whether something was changed';
+COMMENT ON FUNCTION configure_extension(text, text, jsonb) IS 'make or update an extension as a configuration says; whether something was changed';
 
 -- Those that PostgreSQL can change while it runs are changed by a reload; returns the others, which want a restart.  The configuration file
 -- has the values of the last start, so one that is taken back is set to its default until the next.
-CREATE FUNCTION local_configure_settings(name text, settings jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+CREATE FUNCTION configure_settings(name text, provider text, settings jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
 	s record;
 	known jsonb;
@@ -458,7 +602,7 @@ DECLARE
 	restart jsonb := '[]';
 BEGIN
 	FOR s IN SELECT x.key, x.value FROM jsonb_each_text(settings) x LOOP
-		known := @extschema@.local_sql(name, 'template1', format(
+		known := @extschema@.compute_value(name, provider, 'template1', format(
 			'SELECT jsonb_build_object(''context'', context, ''boot_val'', boot_val) FROM pg_settings WHERE name = %L', s.key));
 		IF known IS NULL THEN		-- of a module that is not loaded, or of nobody: the server learns it from its configuration file
 			restart := restart || to_jsonb(s.key);
@@ -470,118 +614,41 @@ BEGIN
 		ELSE
 			value := quote_literal(value);
 		END IF;
-		PERFORM @extschema@.local_sql(name, 'template1', format('ALTER SYSTEM SET %s = %s', s.key, coalesce(value, 'DEFAULT')));
+		PERFORM @extschema@.compute_value(name, provider, 'template1', format('ALTER SYSTEM SET %s = %s', s.key, coalesce(value, 'DEFAULT')));
 		IF known ->> 'context' = 'postmaster' THEN
 			restart := restart || to_jsonb(s.key);
 		END IF;
 	END LOOP;
-	PERFORM @extschema@.local_sql(name, 'template1', 'SELECT pg_reload_conf()');
+	PERFORM @extschema@.compute_value(name, provider, 'template1', 'SELECT pg_reload_conf()');
 	RETURN restart;
 END $$;
-COMMENT ON FUNCTION local_configure_settings(text, jsonb) IS 'apply settings to a running compute; those that wait for its next start are returned';
+COMMENT ON FUNCTION configure_settings(text, text, jsonb) IS 'apply settings to a running compute; those that wait for its next start are returned';
 
-CREATE FUNCTION local_configure(name text, spec jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+CREATE FUNCTION configure_compute(name text, spec jsonb, provider text = 'local') RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
 	x jsonb;
 	created jsonb := '[]';
 BEGIN
-	PERFORM @extschema@.local_check_spec(name, spec);
+	PERFORM @extschema@.check_spec(name, provider, spec);
 	FOR x IN SELECT jsonb_array_elements(coalesce(spec -> 'roles', '[]')) LOOP
-		IF @extschema@.local_configure_role(name, x) THEN
+		IF @extschema@.configure_role(name, provider, x) THEN
 			created := created || to_jsonb('role ' || (x ->> 'name'));
 		END IF;
 	END LOOP;
 	FOR x IN SELECT jsonb_array_elements(coalesce(spec -> 'databases', '[]')) LOOP
-		IF @extschema@.local_configure_database(name, x) THEN
+		IF @extschema@.configure_database(name, provider, x) THEN
 			created := created || to_jsonb('database ' || (x ->> 'name'));
 		END IF;
 	END LOOP;
 	FOR x IN SELECT jsonb_array_elements(coalesce(spec -> 'extensions', '[]')) LOOP
-		IF @extschema@.local_configure_extension(name, x) THEN
+		IF @extschema@.configure_extension(name, provider, x) THEN
 			created := created || to_jsonb('extension ' || (x ->> 'name'));
 		END IF;
 	END LOOP;
-	RETURN jsonb_build_object('created', created, 'pending_restart', @extschema@.local_configure_settings(name, coalesce(spec -> 'settings', '{}')));
+	RETURN jsonb_build_object('created', created, 'pending_restart', @extschema@.configure_settings(name, provider, coalesce(spec -> 'settings', '{}')));
 END $$;
-COMMENT ON FUNCTION local_configure(text, jsonb) IS
+COMMENT ON FUNCTION configure_compute(text, jsonb, text) IS
 	'bring a running compute''s roles, databases, extensions and settings to what the spec says; what is there already stays';
-
--- ---------------------------------------------------------------- providers
-
-CREATE TABLE providers (
-	name text PRIMARY KEY,
-	start_function text NOT NULL,		-- (spec jsonb) returns jsonb: lsn, pid, started, and host and port where they differ from the spec's
-	stop_function text NOT NULL,		-- (name text, mode text) returns jsonb: stopped
-	status_function text NOT NULL,		-- (name text) returns jsonb: pid, null when it does not run
-	configure_function text NOT NULL,	-- (name text, spec jsonb) returns jsonb: created, pending_restart
-	drop_function text NOT NULL			-- (name text) returns jsonb
-);
-COMMENT ON TABLE providers IS 'what can run a compute: functions that are called for it; a row more is a provider more';
-INSERT INTO providers VALUES ('local', '@extschema@.local_start', '@extschema@.local_stop', '@extschema@.local_status',
-	'@extschema@.local_configure', '@extschema@.local_drop');
-SELECT pg_catalog.pg_extension_config_dump('providers', 'WHERE name <> ''local''');
-
-CREATE FUNCTION find_provider(name text) RETURNS providers LANGUAGE plpgsql STABLE AS $$
-DECLARE p @extschema@.providers;
-BEGIN
-	SELECT * INTO p FROM @extschema@.providers x WHERE x.name = coalesce(find_provider.name, 'local');
-	IF NOT FOUND THEN
-		RAISE EXCEPTION 'there is no provider "%" on this host', name USING ERRCODE = 'undefined_object',
-			HINT = 'See neon_compute_tools.providers for those there are.';
-	END IF;
-	RETURN p;
-END $$;
-COMMENT ON FUNCTION find_provider(text) IS 'the provider of that name, or an error';
-
-CREATE FUNCTION start_compute(spec jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
-DECLARE
-	p @extschema@.providers := @extschema@.find_provider(spec->>'provider');
-	r jsonb;
-BEGIN
-	EXECUTE format('SELECT %s($1)', p.start_function) INTO r USING spec;
-	RETURN r;
-END $$;
-COMMENT ON FUNCTION start_compute(jsonb) IS 'start a compute and return when it takes connections; nothing to do if it runs';
-
-CREATE FUNCTION stop_compute(name text, mode text = 'fast', provider text = NULL) RETURNS jsonb LANGUAGE plpgsql AS $$
-DECLARE
-	p @extschema@.providers := @extschema@.find_provider(provider);
-	r jsonb;
-BEGIN
-	EXECUTE format('SELECT %s($1, $2)', p.stop_function) INTO r USING name, mode;
-	RETURN r;
-END $$;
-COMMENT ON FUNCTION stop_compute(text, text, text) IS 'stop a compute and return when it has ended';
-
-CREATE FUNCTION compute_status(name text, provider text = NULL) RETURNS jsonb LANGUAGE plpgsql AS $$
-DECLARE
-	p @extschema@.providers := @extschema@.find_provider(provider);
-	r jsonb;
-BEGIN
-	EXECUTE format('SELECT %s($1)', p.status_function) INTO r USING name;
-	RETURN r;
-END $$;
-COMMENT ON FUNCTION compute_status(text, text) IS 'what a compute does: its pid is null when it does not run';
-
-CREATE FUNCTION configure_compute(name text, spec jsonb, provider text = NULL) RETURNS jsonb LANGUAGE plpgsql AS $$
-DECLARE
-	p @extschema@.providers := @extschema@.find_provider(provider);
-	r jsonb;
-BEGIN
-	EXECUTE format('SELECT %s($1, $2)', p.configure_function) INTO r USING name, spec;
-	RETURN r;
-END $$;
-COMMENT ON FUNCTION configure_compute(text, jsonb, text) IS 'bring a running compute to what a configuration says';
-
-CREATE FUNCTION drop_compute(name text, provider text = NULL) RETURNS jsonb LANGUAGE plpgsql AS $$
-DECLARE
-	p @extschema@.providers := @extschema@.find_provider(provider);
-	r jsonb;
-BEGIN
-	EXECUTE format('SELECT %s($1)', p.drop_function) INTO r USING name;
-	RETURN r;
-END $$;
-COMMENT ON FUNCTION drop_compute(text, text) IS 'stop a compute and remove it from this host';
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA @extschema@ FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA @extschema@ FROM PUBLIC;

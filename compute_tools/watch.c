@@ -1,8 +1,8 @@
 /*
  * watch.c - background worker: looks after the computes of this host.
  *
- * Every neon_compute_tools.watch_interval it asks each compute what it does (sample_computes(), SQL), and tells the controller, which answers
- * with what is to be done: start a compute that has crashed, suspend one that has been idle for long enough.  Each of these may take long,
+ * Every neon_compute_tools.watch_interval it asks the controller which computes this host has, asks each of them, through its provider, what it
+ * does (sample_computes(), SQL), and tells the controller, which answers with what is to be done: start a compute that has crashed, suspend one that has been idle for long enough.  Each of these may take long,
  * so it is done by a worker of its own, at most MAX_ACTIONS at a time; what finds no place is proposed again in the next round.
  * The decision is made again where it is carried out, under the endpoint's lock (neon_controller.watch_action()).
  *
@@ -28,7 +28,6 @@
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
-#include "utils/jsonb.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -48,34 +47,8 @@ char	   *ct_node_name;
 PGDLLEXPORT void neon_compute_watch_main(Datum arg);
 PGDLLEXPORT void neon_compute_action_main(Datum arg);
 
-PG_FUNCTION_INFO_V1(ct_query);
-
 static BackgroundWorkerHandle *actions[MAX_ACTIONS];
 static char action_texts[MAX_ACTIONS][BGW_EXTRALEN];
-
-/* query(conninfo, sql, timeout_ms) returns text: the first column of the first row */
-Datum
-ct_query(PG_FUNCTION_ARGS)
-{
-	char	   *conninfo = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	char	   *sql = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	int			timeout_ms = PG_GETARG_INT32(2);
-	MemoryContext caller = CurrentMemoryContext;
-	MemoryContext call = AllocSetContextCreate(caller, "compute query", ALLOCSET_SMALL_SIZES);
-	PGresult   *res;
-	text	   *result = NULL;
-
-	MemoryContextSwitchTo(call);	/* its deletion closes the connection, also after an error */
-	res = neon_pq_query(neon_pq_connect(conninfo, "the compute", timeout_ms), "the compute", sql, 0, NULL, timeout_ms);
-	MemoryContextSwitchTo(caller);
-	if (PQntuples(res) > 0 && PQnfields(res) > 0 && !PQgetisnull(res, 0, 0))
-		result = cstring_to_text(PQgetvalue(res, 0, 0));
-	PQclear(res);
-	MemoryContextDelete(call);
-	if (result == NULL)
-		PG_RETURN_NULL();
-	PG_RETURN_TEXT_P(result);
-}
 
 /* ---- calls ---- */
 
@@ -216,24 +189,30 @@ begin_actions(const char *lines)
 static void
 watch_round(MemoryContext context)
 {
-	char	   *report = NULL;
-	char	   *proposed = NULL;
+	char	   *computes = NULL;
+	char	   *report;
+	char	   *proposed;
 	const char *args[2];
 
+	args[0] = ct_node_name;
 	StartTransactionCommand();
 	if (installed())
 	{
 		pgstat_report_activity(STATE_RUNNING, "looking at computes");
 		MemoryContextSwitchTo(context);
-		report = call_here("neon_compute_tools.sample_computes", 0, NULL);
+		computes = call_controller("neon_controller.watch_list", 1, args);
 	}
 	CommitTransactionCommand();
-	if (report == NULL)
+	if (computes == NULL)
 		return;
+	StartTransactionCommand();
+	MemoryContextSwitchTo(context);
+	args[1] = computes;
+	report = call_here("neon_compute_tools.sample_computes", 1, &args[1]);
+	CommitTransactionCommand();
 	/* another transaction: the controller's rows are locked for a moment only */
 	StartTransactionCommand();
 	MemoryContextSwitchTo(context);
-	args[0] = ct_node_name;
 	args[1] = report;
 	proposed = call_controller("neon_controller.watch_report", 2, args);
 	CommitTransactionCommand();

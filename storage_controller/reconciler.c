@@ -6,7 +6,7 @@
  *
  * Each job has a transaction of its own, and its error is logged, so that one that fails holds up nobody else; neither does one that wants a
  * lock which somebody keeps: it fails after LOCK_TIMEOUT_MS.  A server that does not answer costs a round one wait, however many jobs want
- * it (links.c).  The workers keep nothing between two rounds: killed at any moment they begin again.
+ * it (neon_links.c).  The workers keep nothing between two rounds: killed at any moment they begin again.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -27,7 +27,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-#include "links.h"
+#include "neon_links.h"
 #include "reconciler.h"
 
 #define DEFAULT_INTERVAL_MS		5000
@@ -189,7 +189,7 @@ nc_reconciler_main(Datum arg)
 		Job		   *jobs = NULL;
 		int			n;
 
-		nc_begin_round(turn);
+		neon_begin_round(turn);
 		n = interval_ms[me] > 0 ? safely(&jobs, NULL, turn) : 0;
 
 		for (int i = 0; i < n; i++)

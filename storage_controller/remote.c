@@ -1,28 +1,23 @@
 /*
- * remote.c - one statement on another node, its rows as jsonb; the module's settings.
+ * remote.c - one statement on another node (neon_remote.c); the module's settings.
  *
- * A SELECT is wrapped so that each row comes back as one jsonb value; anything else is run as it is and gives
- * no rows.  The connection of remote() lasts until the transaction ends; that of kept(), which is for the many small transactions aside that
- * a session makes in this very instance, as long as the session (links.c).
+ * The connection of remote() lasts until the transaction ends; that of kept(), which is for the many small transactions aside that
+ * a session makes in this very instance, as long as the session.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "postgres.h"
 
-#include "catalog/pg_type.h"
+#include <limits.h>
+
 #include "fmgr.h"
-#include "funcapi.h"
 #include "miscadmin.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
-#include "utils/jsonb.h"
-#include "utils/tuplestore.h"
 
-#include "neon_pqcall.h"
+#include "neon_links.h"
 #include "neon_tenant_guard.h"
 #include "heartbeat.h"
-#include "links.h"
 #include "reconciler.h"
 
 PG_MODULE_MAGIC;
@@ -69,70 +64,6 @@ _PG_init(void)
 	nc_reconciler_init();
 }
 
-static const char **
-text_array(Datum array, int *n)
-{
-	Datum	   *elems;
-	bool	   *nulls;
-	const char **args;
-
-	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT, &elems, &nulls, n);
-	args = palloc0(sizeof(char *) * (*n + 1));
-	for (int i = 0; i < *n; i++)
-		args[i] = nulls[i] ? NULL : TextDatumGetCString(elems[i]);
-	return args;
-}
-
-/* The statement and arguments of remote() and kept(): its rows go into the call's tuplestore. */
-static void
-run(PGconn *conn, const char *who, FunctionCallInfo fcinfo)
-{
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	char	   *sql = text_to_cstring(PG_GETARG_TEXT_PP(2));
-	int			nargs;
-	const char **args = text_array(PG_GETARG_DATUM(3), &nargs);
-	PGresult   *res;
-
-	if (pg_strncasecmp(sql, "SELECT", 6) == 0)
-		sql = psprintf("SELECT pg_catalog.to_jsonb(q) FROM (%s) q", sql);
-	res = neon_pq_query(conn, who, sql, nargs, args, statement_timeout_ms);
-	for (int i = 0; PQresultStatus(res) == PGRES_TUPLES_OK && PQnfields(res) == 1 && i < PQntuples(res); i++)
-	{
-		Datum		value = DirectFunctionCall1(jsonb_in, CStringGetDatum(PQgetvalue(res, i, 0)));
-		bool		null = false;
-
-		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, &value, &null);
-	}
-	PQclear(res);
-}
-
-static Datum
-call(FunctionCallInfo fcinfo, NcLinkLife life, const char *setup)
-{
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "remote call", ALLOCSET_SMALL_SIZES);
-	MemoryContext old;
-	char	   *who;
-	NcLink	   *link;
-
-	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
-	old = MemoryContextSwitchTo(context);
-	who = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	link = nc_link(text_to_cstring(PG_GETARG_TEXT_PP(0)), who, life, setup, connect_timeout_ms);
-	PG_TRY();
-	{
-		run(nc_link_conn(link), who, fcinfo);
-	}
-	PG_CATCH();
-	{
-		nc_link_close(link);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(old);
-	MemoryContextDelete(context);
-	return (Datum) 0;
-}
-
 /*
  * remote(conninfo, who, sql, VARIADIC args text[]) returns setof jsonb.  When we are cancelled the node shall not go on with it for long;
  * nor shall what runs aside.
@@ -140,15 +71,15 @@ call(FunctionCallInfo fcinfo, NcLinkLife life, const char *setup)
 Datum
 nc_remote(PG_FUNCTION_ARGS)
 {
-	return call(fcinfo, NC_LINK_TRANSACTION, "SET client_connection_check_interval = 1000");
+	return neon_remote_rows(fcinfo, NEON_LINK_TRANSACTION, "SET client_connection_check_interval = 1000", connect_timeout_ms, statement_timeout_ms);
 }
 
 /* kept(conninfo, who, sql, VARIADIC args text[]) returns setof jsonb */
 Datum
 nc_kept(PG_FUNCTION_ARGS)
 {
-	return call(fcinfo, NC_LINK_SESSION, "SET application_name = 'neon controller, aside'; SET lock_timeout = 30000;"
-				" SET client_connection_check_interval = 1000");
+	return neon_remote_rows(fcinfo, NEON_LINK_SESSION, "SET application_name = 'neon controller, aside'; SET lock_timeout = 30000;"
+							" SET client_connection_check_interval = 1000", connect_timeout_ms, statement_timeout_ms);
 }
 
 /* check_setting(name, value): as ALTER SYSTEM checks, and nothing is changed.  Settings of modules are left to the server that has them. */

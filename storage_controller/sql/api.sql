@@ -71,6 +71,11 @@ BEGIN
 		WHEN 'start_endpoint' THEN RETURN to_jsonb(@extschema@.start_server(t, name));
 		WHEN 'suspend_endpoint' THEN PERFORM @extschema@.stop_server(t, name, args ->> 'mode');
 		WHEN 'drop_endpoint' THEN PERFORM @extschema@.drop_endpoint(t, name);
+		WHEN 'configure_endpoint' THEN RETURN @extschema@.configure_endpoint(t, name, args -> 'spec');
+		WHEN 'rename_branch' THEN PERFORM @extschema@.rename_branch(t, name, args ->> 'new_name');
+		WHEN 'protect_branch' THEN PERFORM @extschema@.protect_branch(t, name, (args ->> 'protected')::bool);
+		WHEN 'set_branch' THEN RETURN to_jsonb(@extschema@.set_branch(t, name, args ->> 'setting', args ->> 'value'));
+		WHEN 'set_endpoint' THEN RETURN to_jsonb(@extschema@.set_endpoint(t, name, args ->> 'setting', args ->> 'value'));
 	END CASE;
 	RETURN NULL;
 END $$;
@@ -104,13 +109,13 @@ BEGIN
 				WHERE is_admin OR b.tenant = substr(session_user, 8));
 		WHEN 'endpoints' THEN
 			RETURN (SELECT coalesce(jsonb_agg(jsonb_build_object('tenant', e.tenant, 'name', e.name, 'branch', b.name, 'mode', 'read-write',
-					'state', CASE WHEN p.pid IS NOT NULL THEN 'running' WHEN e.wanted = 'running' THEN 'stopped' ELSE 'suspended' END,
+					'state', p.state,
 					'pid', p.pid, 'host', e.host, 'port', e.port,
 					'data_directory', CASE WHEN is_admin THEN e.directory END, 'started_at', e.started_at,
 					'warm_start', e.last_start -> 'warm', 'active_at', e.active_at, 'activity', e.activity,
 					'suspend_timeout', coalesce(e.suspend_timeout, @extschema@.default_suspend_timeout()), 'problem', e.problem) ORDER BY e.created_at), '[]')
 				FROM @extschema@.endpoints e JOIN @extschema@.branches b ON b.timeline = e.timeline
-				CROSS JOIN LATERAL (SELECT @extschema@.endpoint_pid(e) AS pid OFFSET 0) p
+				CROSS JOIN LATERAL (SELECT s.pid, s.state FROM @extschema@.endpoint_seen(e) s OFFSET 0) p
 				WHERE is_admin OR e.tenant = substr(session_user, 8));
 		WHEN 'operations' THEN
 			RETURN (SELECT coalesce(jsonb_agg(jsonb_build_object('id', o.id, 'operation', o.kind, 'object', o.object, 'state', o.state,
@@ -138,18 +143,15 @@ BEGIN
 		WHEN 'restore_branch' THEN
 			PERFORM @extschema@.not_from_inside(args ->> 'name', here, 'restore');
 			RETURN @extschema@.operate(fn, t, args);
-		WHEN 'protect_branch' THEN PERFORM @extschema@.protect_branch(t, args ->> 'name', (args ->> 'protected')::bool);
 		WHEN 'set_branch' THEN
-			RETURN to_jsonb(@extschema@.set_branch(t, coalesce(args ->> 'name', here, 'main'), args ->> 'setting', args ->> 'value'));
-		WHEN 'rename_branch' THEN PERFORM @extschema@.rename_branch(t, args ->> 'name', args ->> 'new_name');
+			RETURN @extschema@.operate_at_once(fn, t, args || jsonb_build_object('name', coalesce(args ->> 'name', here, 'main')));
+		WHEN 'protect_branch', 'rename_branch', 'set_endpoint' THEN RETURN @extschema@.operate_at_once(fn, t, args);
 		WHEN 'create_endpoint' THEN
 			PERFORM @extschema@.check_mode(args ->> 'mode', args ->> 'at_lsn', args ->> 'at_time');
 			RETURN @extschema@.operate(fn, t, args);
 		WHEN 'start_endpoint' THEN RETURN to_jsonb(@extschema@.start_endpoint(t, args ->> 'name'));
 		WHEN 'suspend_endpoint' THEN PERFORM @extschema@.suspend_endpoint(t, args ->> 'name');
-		WHEN 'set_endpoint' THEN RETURN to_jsonb(@extschema@.set_endpoint(t, args ->> 'name', args ->> 'setting', args ->> 'value'));
-		WHEN 'configure_endpoint' THEN RETURN @extschema@.configure_endpoint(t, args ->> 'name', args -> 'spec');
-		WHEN 'drop_endpoint' THEN RETURN @extschema@.operate(fn, t, args);
+		WHEN 'configure_endpoint', 'drop_endpoint' THEN RETURN @extschema@.operate(fn, t, args);
 		WHEN 'connection_uri' THEN RETURN to_jsonb(@extschema@.connection_uri(t, coalesce(args ->> 'branch', here, 'main')));
 		WHEN 'current_branch' THEN RETURN to_jsonb(here);
 		WHEN 'lsn_at' THEN

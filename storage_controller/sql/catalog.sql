@@ -19,6 +19,7 @@ CREATE TABLE nodes (
 	host text NOT NULL,
 	port int NOT NULL,
 	admin_connstring text NOT NULL,		-- superuser, database postgres
+	provider text NOT NULL DEFAULT 'local',		-- what runs the new endpoints of a compute host (neon_compute_tools.providers there)
 	registered_at timestamptz NOT NULL DEFAULT now(),
 	state text NOT NULL DEFAULT 'registered'	-- see state_machine('node')
 		CHECK (state IN ('registered', 'online', 'offline', 'draining', 'draining offline')),
@@ -69,6 +70,7 @@ CREATE TABLE endpoints (
 	name text NOT NULL CHECK (name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
 	timeline text NOT NULL UNIQUE REFERENCES timelines,		-- one writer a timeline
 	compute text NOT NULL REFERENCES nodes,
+	provider text NOT NULL DEFAULT 'local',		-- the one that has made it
 	directory text NOT NULL UNIQUE,
 	host text NOT NULL,
 	port int NOT NULL,

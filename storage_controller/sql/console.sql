@@ -116,7 +116,7 @@ DECLARE
 BEGIN
 	SELECT * INTO e FROM @extschema@.endpoints x WHERE x.timeline = tl.id;
 	IF FOUND AND @extschema@.endpoint_pid(e) IS NOT NULL THEN
-		RETURN (SELECT (r ->> 'size')::bigint FROM @extschema@.remote(@extschema@.endpoint_admin(e), format('endpoint "%s"', e.name),
+		RETURN (SELECT (r ->> 'size')::bigint FROM @extschema@.on_endpoint(e, 'postgres',
 			'SELECT sum(pg_database_size(oid))::bigint AS size FROM pg_database WHERE datallowconn') r);
 	END IF;
 	RETURN NULL;

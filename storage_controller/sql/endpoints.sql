@@ -31,35 +31,54 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION lock_endpoints(text) IS 'endpoint_lock() for all endpoints of a timeline';
 
-CREATE FUNCTION ports_lock(compute text) RETURNS void LANGUAGE sql AS $$
-	SELECT pg_advisory_xact_lock(hashtextextended('neon ports of ' || compute, 0));
+CREATE FUNCTION ports_lock(address text) RETURNS void LANGUAGE sql AS $$
+	SELECT pg_advisory_xact_lock(hashtextextended('neon ports of ' || address, 0));
 $$;
-COMMENT ON FUNCTION ports_lock(text) IS 'until the end of the transaction nobody else chooses a port on this host';
+COMMENT ON FUNCTION ports_lock(text) IS 'until the end of the transaction nobody else chooses a port at this address';
 
 -- Called aside, under leftover_lock of the directory: a free port is noted together with what will have it, until that has a row.
-CREATE FUNCTION reserve_port(compute_node text, new_directory text, tenant_id text, op bigint) RETURNS int LANGUAGE plpgsql AS $$
-DECLARE free_port int;
+CREATE FUNCTION reserve_port(compute_node text, provider text, new_directory text, tenant_id text, op bigint) RETURNS int LANGUAGE plpgsql AS $$
+DECLARE
+	free_port int;
+	address text := (SELECT n.host FROM @extschema@.nodes n WHERE n.name = compute_node);
+	neighbours text[] := ARRAY(SELECT n.name FROM @extschema@.nodes n WHERE n.role = 'compute' AND n.host = address);	-- servers of one machine
 BEGIN
-	PERFORM @extschema@.ports_lock(compute_node);
+	PERFORM @extschema@.ports_lock(address);
 	SELECT min(p) INTO free_port
 	FROM generate_series(coalesce(nullif(current_setting('neon_controller.endpoint_port_base', true), ''), '55440')::int, 65535) p
-	WHERE NOT EXISTS (SELECT FROM @extschema@.endpoints e WHERE e.compute = compute_node AND e.port = p)
-		AND NOT EXISTS (SELECT FROM @extschema@.leftovers l WHERE l.kind = 'compute' AND compute_node = ANY (l.nodes) AND l.port = p AND l.id <> new_directory);
-	PERFORM @extschema@.write_leftover('compute', new_directory, tenant_id, ARRAY[compute_node], free_port, op);
+	WHERE NOT EXISTS (SELECT FROM @extschema@.endpoints e WHERE e.compute = ANY (neighbours) AND e.port = p)
+		AND NOT EXISTS (SELECT FROM @extschema@.leftovers l WHERE l.kind = 'compute' AND l.nodes && neighbours AND l.port = p AND l.id <> new_directory);
+	PERFORM @extschema@.write_leftover('compute', new_directory, tenant_id, ARRAY[compute_node], free_port, op, provider);
 	RETURN free_port;
 END $$;
-COMMENT ON FUNCTION reserve_port(text, text, text, bigint) IS 'a free port of a host, noted together with the endpoint that will have it';
+COMMENT ON FUNCTION reserve_port(text, text, text, text, bigint) IS 'a free port of a host, noted together with the endpoint that will have it';
 
--- The endpoint's own server, as its administrator: over the socket that only this host's owner can open.
-CREATE FUNCTION endpoint_admin(e endpoints, db text = 'postgres') RETURNS text LANGUAGE sql STABLE AS $$
-	SELECT @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.admin_conninfo($1::int, $2) AS conninfo', e.port::text, db) ->> 'conninfo';
+-- The endpoint's own server, as its administrator: its host asks it, which alone can.
+CREATE FUNCTION on_endpoint(e endpoints, db text, sql text, VARIADIC args text[] = '{}') RETURNS SETOF jsonb LANGUAGE sql AS $$
+	SELECT r -> 'r' FROM @extschema@.on_node(e.compute, 'SELECT r FROM neon_compute_tools.compute_query($1, $2, $3, $4, $5, VARIADIC $6::text[]) r',
+		e.directory, e.provider, db, format('endpoint "%s"', e.name), sql, args::text) r;
 $$;
-COMMENT ON FUNCTION endpoint_admin(endpoints, text) IS 'connection string for the administrator of an endpoint''s server';
+COMMENT ON FUNCTION on_endpoint(endpoints, text, text, text[]) IS 'run a statement on an endpoint''s server as its administrator; rows of a SELECT as jsonb';
 
 CREATE FUNCTION endpoint_pid(e endpoints) RETURNS int LANGUAGE sql AS $$
-	SELECT (@extschema@.on_node(e.compute, 'SELECT neon_compute_tools.process_pid($1) AS pid', e.directory) ->> 'pid')::int;
+	SELECT (r #>> '{s,pid}')::int FROM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.compute_status($1, $2) AS s', e.directory, e.provider) r;
 $$;
 COMMENT ON FUNCTION endpoint_pid(endpoints) IS 'pid of an endpoint''s server on its host; NULL when it does not run';
+
+-- Of one whose host is away nothing is known; it may run.
+CREATE FUNCTION endpoint_seen(e endpoints, OUT pid int, OUT state text) LANGUAGE plpgsql AS $$
+BEGIN
+	IF EXISTS (SELECT FROM @extschema@.nodes n WHERE n.name = e.compute AND n.state LIKE '%offline') THEN
+		state := 'unreachable';
+		RETURN;
+	END IF;
+	pid := @extschema@.endpoint_pid(e);
+	state := CASE WHEN pid IS NOT NULL THEN 'running' WHEN e.wanted = 'running' THEN 'stopped' ELSE 'suspended' END;
+EXCEPTION WHEN connection_exception OR sqlclient_unable_to_establish_sqlconnection OR connection_failure
+		OR cannot_connect_now OR admin_shutdown OR crash_shutdown THEN
+	state := 'unreachable';
+END $$;
+COMMENT ON FUNCTION endpoint_seen(endpoints) IS 'pid and state of an endpoint''s server, for those who look; unreachable when its host is';
 
 CREATE FUNCTION endpoint_uri(e endpoints) RETURNS text LANGUAGE sql STABLE AS $$
 	SELECT format('postgresql://postgres:%s@%s:%s/postgres', t.role_password, e.host, e.port)
@@ -81,10 +100,10 @@ COMMENT ON FUNCTION look_up_endpoint(text, text) IS 'the endpoint of that name, 
 -- What a compute host is told to start.
 CREATE FUNCTION compute_spec(e endpoints, tl timelines) RETURNS jsonb LANGUAGE sql STABLE AS $$
 	SELECT jsonb_build_object(
-		'name', e.directory, 'tenant', tl.tenant, 'timeline', tl.id, 'start_lsn', tl.start_lsn, 'system_id', tl.system_id,
+		'provider', e.provider, 'name', e.directory, 'tenant', tl.tenant, 'timeline', tl.id, 'start_lsn', tl.start_lsn, 'system_id', tl.system_id,
 		'wal_seg_size', tl.wal_seg_size, 'safekeepers', @extschema@.safekeepers_setting(tl),
 		'pageserver', @extschema@.tenant_connstring(ps, t), 'controller', @extschema@.tenant_connstring(ctl, t),
-		'host', e.host, 'port', e.port, 'settings', e.settings, 'memory_mb', e.memory_mb, 'cpu_percent', e.cpu_percent)
+		'host', (SELECT c.host FROM @extschema@.nodes c WHERE c.name = e.compute), 'port', e.port, 'settings', e.settings, 'memory_mb', e.memory_mb, 'cpu_percent', e.cpu_percent)
 	FROM @extschema@.tenants t, @extschema@.nodes ps,
 		(SELECT * FROM @extschema@.nodes WHERE role = 'controller' ORDER BY node_id LIMIT 1) ctl
 	WHERE t.id = e.tenant AND ps.name = tl.pageserver;
@@ -140,8 +159,9 @@ BEGIN
 		r := @extschema@.start_on_host(e, tl);
 	END IF;
 	UPDATE @extschema@.endpoints x SET wanted = 'running', told = known, started_at = CASE WHEN (r ->> 'started')::bool THEN clock_timestamp() ELSE x.started_at END,
-		last_start = CASE WHEN (r ->> 'started')::bool THEN r ELSE x.last_start END, crashes = 0, restart_after = NULL, problem = NULL
-	WHERE x.tenant = e.tenant AND x.name = e.name;
+		last_start = CASE WHEN (r ->> 'started')::bool THEN r ELSE x.last_start END, crashes = 0, restart_after = NULL, problem = NULL,
+		host = coalesce(r ->> 'host', CASE WHEN (r ->> 'started')::bool THEN (SELECT n.host FROM @extschema@.nodes n WHERE n.name = x.compute) END, x.host)
+	WHERE x.tenant = e.tenant AND x.name = e.name RETURNING x.* INTO e;
 	DELETE FROM @extschema@.role_secrets s WHERE s.timeline = tl.id;	-- from now on it is asked itself
 	RETURN @extschema@.endpoint_uri(e);
 END $$;
@@ -168,10 +188,21 @@ BEGIN
 	WHEN OTHERS THEN
 		RAISE DEBUG 'verifiers of endpoint "%" stay as they were: %', endpoint, SQLERRM;	-- it does not run, or cannot be asked
 	END;
-	PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.stop_compute($1, $2)', e.directory, mode);
+	PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.stop_compute($1, $2, $3)', e.directory, mode, e.provider);
 	UPDATE @extschema@.endpoints SET wanted = 'suspended' WHERE tenant = e.tenant AND name = e.name;
 END $$;
 COMMENT ON FUNCTION stop_server(text, text, text) IS 'stop an endpoint''s server, under the endpoint''s lock';
+
+CREATE FUNCTION refuse_left_server(endpoint text, directory text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE away text := (SELECT n.name FROM @extschema@.leftovers l JOIN @extschema@.nodes n ON n.name = ANY (l.nodes)
+	WHERE l.kind = 'compute' AND l.id = directory AND n.state LIKE '%offline' LIMIT 1);
+BEGIN
+	IF away IS NOT NULL THEN
+		RAISE EXCEPTION 'host "%", which is away, may still have a server of another endpoint "%"', away, endpoint USING ERRCODE = 'object_in_use',
+			HINT = format('Give this one another name (neon_create_endpoint(''other'', branch => %L)), or try again when the host is back.', endpoint);
+	END IF;
+END $$;
+COMMENT ON FUNCTION refuse_left_server(text, text) IS 'refuse a name of an endpoint whose last server cannot be removed now';
 
 CREATE FUNCTION create_endpoint(tenant_id text, endpoint text, branch text = NULL, settings jsonb = '{}') RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
@@ -194,14 +225,15 @@ BEGIN
 			USING ERRCODE = 'NE005', HINT = 'A branch has one writer at a time; create a branch for another one.';
 	END IF;
 	c := @extschema@.choose_host();
-	-- what an interrupted creation has left there, perhaps running on another branch
+	-- what an interrupted creation has left, perhaps on another host, perhaps running on another branch
 	PERFORM pg_advisory_xact_lock(@extschema@.leftover_lock('compute', new_directory));
-	PERFORM @extschema@.on_node(c.name, 'SELECT neon_compute_tools.drop_compute($1)', new_directory)
-	FROM @extschema@.leftovers l WHERE l.kind = 'compute' AND l.id = new_directory;
-	SELECT (r ->> 'port')::int INTO STRICT new_port FROM @extschema@.aside('SELECT @extschema@.reserve_port($1, $2, $3, $4::bigint) AS port',
-		c.name, new_directory, tenant_id, @extschema@.current_operation()::text) r;
-	INSERT INTO @extschema@.endpoints (tenant, name, timeline, compute, directory, host, port, settings)
-	VALUES (tenant_id, endpoint, tl.id, c.name, new_directory, c.host, new_port, settings);
+	PERFORM @extschema@.refuse_left_server(endpoint, new_directory);
+	PERFORM @extschema@.on_node(n.name, 'SELECT neon_compute_tools.drop_compute($1, $2)', new_directory, l.provider)
+	FROM @extschema@.leftovers l JOIN @extschema@.nodes n ON n.name = ANY (l.nodes) WHERE l.kind = 'compute' AND l.id = new_directory;
+	SELECT (r ->> 'port')::int INTO STRICT new_port FROM @extschema@.aside('SELECT @extschema@.reserve_port($1, $2, $3, $4, $5::bigint) AS port',
+		c.name, c.provider, new_directory, tenant_id, @extschema@.current_operation()::text) r;
+	INSERT INTO @extschema@.endpoints (tenant, name, timeline, compute, provider, directory, host, port, settings)
+	VALUES (tenant_id, endpoint, tl.id, c.name, c.provider, new_directory, c.host, new_port, settings);
 	PERFORM @extschema@.keep_leftover('compute', new_directory);
 	RETURN @extschema@.start_endpoint(tenant_id, endpoint);
 END $$;
@@ -213,7 +245,17 @@ BEGIN
 	PERFORM @extschema@.endpoint_lock(tenant_id, endpoint);
 	e := @extschema@.find_endpoint(tenant_id, endpoint);
 	PERFORM @extschema@.step('stop the server', e.compute, e.name);
-	PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.drop_compute($1)', e.directory);
+	BEGIN
+		PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.drop_compute($1, $2)', e.directory, e.provider);
+	EXCEPTION WHEN connection_exception OR sqlclient_unable_to_establish_sqlconnection OR connection_failure
+			OR cannot_connect_now OR admin_shutdown OR crash_shutdown THEN
+		-- A host that is gone keeps nobody: its branch is not there.  When it comes back, what it has goes; a server that still runs there commits
+		-- only until another one of its branch is started.
+		IF NOT EXISTS (SELECT FROM @extschema@.nodes n WHERE n.name = e.compute AND n.state LIKE '%offline') THEN
+			RAISE;
+		END IF;
+		PERFORM @extschema@.write_leftover('compute', e.directory, e.tenant, ARRAY[e.compute], e.port, @extschema@.current_operation(), e.provider);
+	END;
 	DELETE FROM @extschema@.endpoints WHERE tenant = e.tenant AND name = e.name;
 	DELETE FROM @extschema@.role_secrets s WHERE s.timeline = e.timeline;
 END $$;

@@ -31,7 +31,7 @@ DECLARE
 	n int;
 	longest int;
 BEGIN
-	SELECT coalesce(jsonb_agg(r), '[]') INTO secrets FROM @extschema@.remote(@extschema@.endpoint_admin(e), format('endpoint "%s"', e.name),
+	SELECT coalesce(jsonb_agg(r), '[]') INTO secrets FROM @extschema@.on_endpoint(e, 'postgres',
 		'SELECT rolname AS role, pg_catalog.left(rolpassword, 1001) AS secret, rolvaliduntil AS valid_until FROM pg_catalog.pg_authid
 		WHERE rolcanlogin AND rolpassword IS NOT NULL LIMIT 1001') r;
 	SELECT count(*), max(greatest(octet_length(x.role), octet_length(x.secret))) INTO n, longest FROM jsonb_to_recordset(secrets) AS x (role text, secret text);
@@ -52,8 +52,21 @@ CREATE FUNCTION default_suspend_timeout() RETURNS interval LANGUAGE sql STABLE A
 $$;
 COMMENT ON FUNCTION default_suspend_timeout() IS 'after which time without activity endpoints are suspended that have no setting of their own';
 
+-- A watcher of another host logs in as neon_compute, and may call these three functions and nothing else.
+DO $$ BEGIN
+	IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'neon_compute') THEN
+		CREATE ROLE neon_compute LOGIN;		-- without a password nobody logs in over the network
+	END IF;
+END $$;
+GRANT USAGE ON SCHEMA @extschema@ TO neon_compute;
+
+CREATE FUNCTION watch_list(node text) RETURNS jsonb LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT jsonb_object_agg(e.directory, e.provider) FROM @extschema@.endpoints e WHERE e.compute = node;
+$$;
+COMMENT ON FUNCTION watch_list(text) IS 'what a host''s watcher is to look at: computes and their providers; NULL when it has none';
+
 -- One line an action: "restart|suspend|stop <tenant> <endpoint>".
-CREATE FUNCTION watch_report(node text, seen text) RETURNS text LANGUAGE plpgsql AS $$
+CREATE FUNCTION watch_report(node text, seen text) RETURNS text LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	e @extschema@.endpoints;
 	report jsonb := seen;
@@ -63,7 +76,7 @@ DECLARE
 	proposed text;
 BEGIN
 	FOR e IN SELECT * FROM @extschema@.endpoints x WHERE x.compute = node LOOP
-		s := coalesce(report -> e.directory, '{"state": "absent"}');
+		s := coalesce(report -> e.directory, '{"state": "unknown"}');
 		what := @extschema@.what_to_do(e, s);
 		stays := e.crashes > 0 AND e.started_at < clock_timestamp() - interval '1 min';
 		CONTINUE WHEN what IS NULL AND (s ->> 'state' <> 'running'
@@ -105,7 +118,8 @@ CREATE FUNCTION what_to_do(e endpoints, sample jsonb) RETURNS text LANGUAGE sql 
 $$;
 COMMENT ON FUNCTION what_to_do(endpoints, jsonb) IS 'what is to be done with an endpoint after a look at its server: suspend, start, stop, or NULL';
 
-CREATE FUNCTION watch_action(what text, tenant_id text, endpoint text) RETURNS text LANGUAGE plpgsql AS $$
+CREATE FUNCTION watch_action(what text, tenant_id text, endpoint text) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	e @extschema@.endpoints;
 	s jsonb;
@@ -116,7 +130,7 @@ BEGIN
 	IF NOT FOUND THEN
 		RETURN 'gone';
 	END IF;
-	SELECT r -> 's' INTO s FROM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.sample_compute($1) AS s', e.directory) r;
+	SELECT r -> 's' INTO s FROM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.sample_compute($1, $2) AS s', e.directory, e.provider) r;
 	IF what IS DISTINCT FROM @extschema@.what_to_do(e, s) THEN
 		RETURN 'nothing to do';
 	ELSIF what <> 'restart' THEN
@@ -210,8 +224,9 @@ BEGIN
 	END IF;
 	PERFORM @extschema@.start_endpoint(tenant_id, endpoint);
 	e := @extschema@.find_endpoint(tenant_id, endpoint);
-	SELECT x -> 'r' INTO STRICT r FROM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.configure_compute($1, $2::jsonb) AS r',
-		e.directory, spec::text) x;
+	PERFORM @extschema@.step('configure it', e.compute);
+	SELECT x -> 'r' INTO STRICT r FROM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.configure_compute($1, $2::jsonb, $3) AS r',
+		e.directory, spec::text, e.provider) x;
 	IF changes <> '{}' THEN
 		UPDATE @extschema@.endpoints x SET settings = jsonb_strip_nulls(x.settings || changes)
 		WHERE x.tenant = tenant_id AND x.name = endpoint;

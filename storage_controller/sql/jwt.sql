@@ -64,8 +64,6 @@ DECLARE
 	t text := @extschema@.jwt_tenant(tenant);
 	tl @extschema@.timelines := @extschema@.find_branch(t, branch);
 	e @extschema@.endpoints;
-	admin text;
-	who text;
 	secret text;
 	there jsonb;
 BEGIN
@@ -74,9 +72,7 @@ BEGIN
 		RAISE EXCEPTION 'branch "%" has no running endpoint', branch USING ERRCODE = 'NE004',
 			HINT = 'Create or start one: the role is made in the branch''s databases.';
 	END IF;
-	admin := @extschema@.endpoint_admin(e);
-	who := format('endpoint "%s"', e.name);
-	SELECT r INTO there FROM @extschema@.remote(admin, who,
+	SELECT r INTO there FROM @extschema@.on_endpoint(e, 'postgres',
 		'SELECT EXISTS (SELECT FROM pg_authid s WHERE pg_has_role(r.oid, s.oid, ''MEMBER'') AND (s.rolsuper OR s.rolcreaterole OR s.rolcreatedb
 			OR s.rolreplication OR s.rolbypassrls OR s.rolname IN (''pg_execute_server_program'', ''pg_read_server_files'', ''pg_write_server_files''))) AS strong,
 			r.rolpassword IS NOT NULL AS has_password FROM pg_authid r WHERE r.rolname = $1', role) r;
@@ -93,7 +89,7 @@ BEGIN
 		secret := @extschema@.console_random();
 		INSERT INTO @extschema@.jwt_roles VALUES (t, role, secret);
 	END IF;
-	PERFORM @extschema@.remote(admin, who, format('%s ROLE %I LOGIN PASSWORD %L', CASE WHEN there IS NULL THEN 'CREATE' ELSE 'ALTER' END, role, secret));
+	PERFORM @extschema@.on_endpoint(e, 'postgres', format('%s ROLE %I LOGIN PASSWORD %L', CASE WHEN there IS NULL THEN 'CREATE' ELSE 'ALTER' END, role, secret));
 END $$;
 COMMENT ON FUNCTION allow_jwt_role(text, text, text) IS
 	'make a role of a branch one that tokens log in to (add_jwks names the issuers); branches made from it later have it too';

@@ -16,17 +16,24 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION on_node(text, text, text[]) IS 'remote() on a registered node, as its administrator';
 
--- At a new address it has to be seen anew.
-CREATE FUNCTION register_node(name text, role text, node_id int, host text, port int, admin_connstring text) RETURNS void
+-- At a new address it has to be seen anew.  A provider is asked for on the host; endpoints keep the one they were made with.
+CREATE FUNCTION register_node(name text, role text, node_id int, host text, port int, admin_connstring text, provider text = NULL) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
-	INSERT INTO @extschema@.nodes AS n (name, role, node_id, host, port, admin_connstring) VALUES ($1, $2, $3, $4, $5, $6)
-	ON CONFLICT ON CONSTRAINT nodes_pkey DO UPDATE SET role = $2, node_id = $3, host = $4, port = $5, admin_connstring = $6,
+	IF provider IS NOT NULL AND role <> 'compute' THEN
+		RAISE EXCEPTION 'node "%" is no host of endpoints, and has no provider', name USING ERRCODE = 'wrong_object_type',
+			DETAIL = format('Its role is "%s".', role), HINT = 'Leave the provider out.';
+	ELSIF provider IS NOT NULL THEN
+		PERFORM @extschema@.remote(admin_connstring, format('%s "%s"', role, name), 'SELECT neon_compute_tools.find_provider($1)', provider);
+	END IF;
+	INSERT INTO @extschema@.nodes AS n (name, role, node_id, host, port, admin_connstring, provider) VALUES ($1, $2, $3, $4, $5, $6, coalesce($7, 'local'))
+	ON CONFLICT ON CONSTRAINT nodes_pkey DO UPDATE SET role = $2, node_id = $3, host = $4, port = $5, admin_connstring = $6, provider = coalesce($7, n.provider),
 		state = CASE WHEN n.admin_connstring = $6 THEN n.state ELSE @extschema@.next_state('node', n.state, 'has a new address') END,
 		missed = CASE WHEN n.admin_connstring = $6 THEN n.missed ELSE 0 END,
 		error = CASE WHEN n.admin_connstring = $6 THEN n.error END;
 END $$;
-COMMENT ON FUNCTION register_node(text, text, int, text, int, text) IS 'make a server known, or change its address';
+COMMENT ON FUNCTION register_node(text, text, int, text, int, text, text) IS
+	'make a server known, or change its address; of a host of endpoints also what runs the new ones there, "local" if nothing was ever said';
 
 -- ---------------------------------------------------------------- what operators say of nodes
 --
@@ -219,7 +226,8 @@ COMMENT ON FUNCTION choose_safekeepers() IS 'the safekeepers for a new tenant''s
 CREATE FUNCTION choose_host() RETURNS nodes LANGUAGE plpgsql AS $$
 DECLARE chosen @extschema@.nodes;
 BEGIN
-	SELECT * INTO chosen FROM @extschema@.nodes n WHERE n.role = 'compute' AND NOT @extschema@.is_draining(n) ORDER BY n.state = 'offline', n.node_id LIMIT 1;
+	SELECT * INTO chosen FROM @extschema@.nodes n WHERE n.role = 'compute' AND NOT @extschema@.is_draining(n)
+	ORDER BY n.state = 'offline', (SELECT count(*) FROM @extschema@.endpoints e WHERE e.compute = n.name), n.node_id LIMIT 1;
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'no compute host is there for a new endpoint' USING ERRCODE = 'NE006',
 			DETAIL = @extschema@.those_away('compute'),
@@ -227,7 +235,7 @@ BEGIN
 	END IF;
 	RETURN chosen;
 END $$;
-COMMENT ON FUNCTION choose_host() IS 'the host for a new endpoint: of those that are not draining, and better not offline, the one with the lowest number';
+COMMENT ON FUNCTION choose_host() IS 'the host for a new endpoint: of those that are not draining, and better not offline, the one with the fewest';
 
 CREATE FUNCTION those_away(role text) RETURNS text LANGUAGE sql STABLE AS $$
 	SELECT coalesce(concat_ws('  ', 'Offline: ' || string_agg(format('%s (%s)', n.name, n.error), ', ' ORDER BY n.node_id) FILTER (WHERE n.state = 'offline') || '.',

@@ -167,6 +167,21 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION operate(text, text, jsonb) IS 'perform() with its row among the operations';
 
+-- What changes only rows here, and perhaps settings of a server that runs, is one step, and all of it is written by its own transaction: nobody sees
+-- it before it has happened, and there is nothing to undo.  Of one that fails there is no row.
+CREATE FUNCTION operate_at_once(what text, tenant_id text, args jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+	op bigint := nextval(pg_get_serial_sequence('@extschema@.operations', 'id'));
+	result jsonb;
+BEGIN
+	PERFORM @extschema@.note_operation(op, tenant_id, what, args ->> 'name', session_user);
+	PERFORM @extschema@.note_step(op, 'change it', NULL, NULL);
+	result := @extschema@.perform(what, tenant_id, args);
+	PERFORM @extschema@.end_operation(op, tenant_id);
+	RETURN result;
+END $$;
+COMMENT ON FUNCTION operate_at_once(text, text, jsonb) IS 'perform() of something that is one transaction, with a row among the operations';
+
 -- ---------------------------------------------------------------- leftovers
 
 -- Not dumped: old notes about what was finished later would be dangerous.
@@ -176,6 +191,7 @@ CREATE TABLE leftovers (
 	tenant text NOT NULL,
 	nodes text[] NOT NULL,
 	port int,							-- that a compute may still have
+	provider text,						-- of a compute
 	operation bigint,
 	noted_at timestamptz NOT NULL DEFAULT clock_timestamp(),
 	attempts int NOT NULL DEFAULT 0,
@@ -192,11 +208,11 @@ $$;
 COMMENT ON FUNCTION leftover_lock(text, text) IS 'key of the lock of something that may be left over on nodes';
 
 -- Also called aside.
-CREATE FUNCTION write_leftover(kind text, id text, tenant_id text, nodes text[], port int, op bigint) RETURNS void LANGUAGE sql AS $$
-	INSERT INTO @extschema@.leftovers (kind, id, tenant, nodes, port, operation) VALUES ($1, $2, $3, $4, $5, $6)
-	ON CONFLICT ON CONSTRAINT leftovers_pkey DO UPDATE SET nodes = $4, port = $5, operation = $6, noted_at = clock_timestamp(), next_try_at = clock_timestamp();
+CREATE FUNCTION write_leftover(kind text, id text, tenant_id text, nodes text[], port int, op bigint, provider text = NULL) RETURNS void LANGUAGE sql AS $$
+	INSERT INTO @extschema@.leftovers (kind, id, tenant, nodes, port, operation, provider) VALUES ($1, $2, $3, $4, $5, $6, $7)
+	ON CONFLICT ON CONSTRAINT leftovers_pkey DO UPDATE SET nodes = $4, port = $5, operation = $6, provider = $7, noted_at = clock_timestamp(), next_try_at = clock_timestamp();
 $$;
-COMMENT ON FUNCTION write_leftover(text, text, text, text[], int, bigint) IS 'note what is about to be made on nodes';
+COMMENT ON FUNCTION write_leftover(text, text, text, text[], int, bigint, text) IS 'note what is about to be made on nodes';
 
 -- What this transaction is about to make on nodes, and gives a row: then it calls keep_leftover().
 CREATE FUNCTION note_leftover(kind text, id text, tenant_id text, nodes text[]) RETURNS void LANGUAGE plpgsql AS $$
@@ -226,7 +242,7 @@ CREATE FUNCTION leftover_removal(kind text, node_role text) RETURNS text LANGUAG
 			WHEN 'pageserver' THEN 'SELECT pg_catalog.set_config(''lock_timeout'', ''10s'', true), neon_pageserver.drop_timeline($1, $2)'
 			ELSE 'SELECT neon_safekeeper.drop_timeline($1, $2)' END
 		WHEN 'tenant' THEN format('SELECT neon_%s.drop_tenant($1) WHERE $2::text IS NOT NULL', node_role)
-		ELSE 'SELECT neon_compute_tools.drop_compute($2) WHERE $1::text IS NOT NULL' END;
+		ELSE 'SELECT neon_compute_tools.drop_compute($2, $1)' END;
 $$;
 COMMENT ON FUNCTION leftover_removal(text, text) IS 'the statement that removes a thing of a kind from a node of a role';
 
@@ -238,7 +254,7 @@ DECLARE
 BEGIN
 	FOR n IN SELECT * FROM @extschema@.nodes x WHERE x.name = ANY (l.nodes) ORDER BY x.role, x.node_id LOOP
 		BEGIN
-			PERFORM @extschema@.on_node(n.name, @extschema@.leftover_removal(l.kind, n.role), l.tenant, l.id);
+			PERFORM @extschema@.on_node(n.name, @extschema@.leftover_removal(l.kind, n.role), CASE l.kind WHEN 'compute' THEN coalesce(l.provider, 'local') ELSE l.tenant END, l.id);
 		EXCEPTION WHEN OTHERS THEN
 			CONTINUE WHEN l.kind = 'timeline' AND SQLSTATE = '42704';		-- undefined_object: it is not there
 			why := format('%s: %s', n.name, SQLERRM);

@@ -51,8 +51,7 @@ BEGIN
 	IF e.wanted = 'running' AND e.started_at IS NOT NULL THEN
 		BEGIN
 			-- in template1, where the watcher asks too: somebody who tries passwords does not keep an endpoint awake
-			RETURN (SELECT r ->> 'secret' FROM @extschema@.remote(@extschema@.endpoint_admin(e, 'template1'),
-				format('endpoint "%s"', e.name), ask, role) r);
+			RETURN (SELECT r ->> 'secret' FROM @extschema@.on_endpoint(e, 'template1', ask, role) r);
 		EXCEPTION WHEN connection_exception OR sqlclient_unable_to_establish_sqlconnection OR connection_failure
 				OR cannot_connect_now OR admin_shutdown OR crash_shutdown THEN
 			NULL;
@@ -64,7 +63,7 @@ BEGIN
 		RETURN answer;
 	END IF;
 	PERFORM @extschema@.start_endpoint(e.tenant, e.name);
-	RETURN (SELECT r ->> 'secret' FROM @extschema@.remote(@extschema@.endpoint_admin(e), format('endpoint "%s"', e.name), ask, role) r);
+	RETURN (SELECT r ->> 'secret' FROM @extschema@.on_endpoint(e, 'postgres', ask, role) r);
 END $$;
 COMMENT ON FUNCTION proxy_role_secret(text, text) IS 'for proxies: the SCRAM secret of a role of an endpoint; NULL when it has none or may not log in';
 

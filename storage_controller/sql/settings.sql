@@ -83,12 +83,10 @@ COMMENT ON FUNCTION set_branch(text, text, text, text) IS 'set, or with NULL res
 -- On a server that runs.  False: it takes it only at its next start.
 CREATE FUNCTION apply_setting(e endpoints, setting text, value text) RETURNS bool LANGUAGE plpgsql AS $$
 DECLARE
-	admin text := @extschema@.endpoint_admin(e);
-	who text := format('endpoint "%s"', e.name);
 	known jsonb;
 	as_written text;
 BEGIN
-	SELECT r INTO known FROM @extschema@.remote(admin, who, 'SELECT context, boot_val FROM pg_settings WHERE name = $1', setting) r;
+	SELECT r INTO known FROM @extschema@.on_endpoint(e, 'postgres', 'SELECT context, boot_val FROM pg_settings WHERE name = $1', setting) r;
 	IF known IS NULL THEN		-- of a module that is not loaded, or of nobody: the server learns it from its configuration file
 		RETURN false;
 	END IF;
@@ -99,8 +97,8 @@ BEGIN
 	ELSE
 		as_written := quote_literal(as_written);
 	END IF;
-	PERFORM @extschema@.remote(admin, who, format('ALTER SYSTEM SET %s = %s', setting, coalesce(as_written, 'DEFAULT')));
-	PERFORM @extschema@.remote(admin, who, 'SELECT pg_reload_conf()');
+	PERFORM @extschema@.on_endpoint(e, 'postgres', format('ALTER SYSTEM SET %s = %s', setting, coalesce(as_written, 'DEFAULT')));
+	PERFORM @extschema@.on_endpoint(e, 'postgres', 'SELECT pg_reload_conf()');
 	RETURN known ->> 'context' IS DISTINCT FROM 'postmaster';
 END $$;
 COMMENT ON FUNCTION apply_setting(endpoints, text, text) IS 'apply a setting to a server that runs; false when it takes it only at its next start';

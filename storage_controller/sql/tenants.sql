@@ -1,16 +1,22 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- ---------------------------------------------------------------- tenants
 
+CREATE FUNCTION check_new_tenant(name text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	IF EXISTS (SELECT FROM @extschema@.tenants x WHERE x.name = check_new_tenant.name) THEN
+		RAISE EXCEPTION 'tenant "%" already exists', name USING ERRCODE = 'duplicate_object',
+			HINT = 'Choose another name, or drop it with neon_drop_tenant().';
+	END IF;
+END $$;
+COMMENT ON FUNCTION check_new_tenant(text) IS 'refuse a name for a tenant that is taken';
+
 CREATE FUNCTION create_tenant(name text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
 	t @extschema@.tenants;
 	e @extschema@.endpoints;
 BEGIN
 	PERFORM @extschema@.check_name(name, 'tenant');
-	IF EXISTS (SELECT FROM @extschema@.tenants x WHERE x.name = create_tenant.name) THEN
-		RAISE EXCEPTION 'tenant "%" already exists', name USING ERRCODE = 'duplicate_object',
-			HINT = 'Choose another name, or drop it with neon_drop_tenant().';
-	END IF;
+	PERFORM @extschema@.check_new_tenant(name);
 	t.id := @extschema@.new_id();
 	t.name := name;
 	t.node_password := @extschema@.new_id();
@@ -18,15 +24,19 @@ BEGIN
 	t.created_at := clock_timestamp();
 	PERFORM @extschema@.note_leftover('tenant', t.id, t.id, ARRAY(SELECT n.name FROM @extschema@.nodes n WHERE n.role IN ('pageserver', 'safekeeper')));
 	EXECUTE format('CREATE ROLE %I LOGIN PASSWORD %L IN ROLE neon_tenant', 'neon_t_' || t.id, t.node_password);
-	INSERT INTO @extschema@.tenants SELECT t.*;
+	BEGIN
+		INSERT INTO @extschema@.tenants SELECT t.*;
+	EXCEPTION WHEN unique_violation THEN		-- another session was at it, and we have waited for its end
+		PERFORM @extschema@.check_new_tenant(name);
+		RAISE;
+	END;
 	PERFORM @extschema@.keep_leftover('tenant', t.id);
 	PERFORM @extschema@.add_timeline(@extschema@.make_timeline(t, NULL, NULL), 'main');
 	PERFORM @extschema@.create_endpoint(t.id, 'main');
 	SELECT * INTO STRICT e FROM @extschema@.endpoints WHERE tenant = t.id;
 	PERFORM @extschema@.step('set it up');
-	PERFORM @extschema@.remote(@extschema@.endpoint_admin(e), 'endpoint "main"',
-		format('ALTER ROLE postgres PASSWORD %L', t.role_password));
-	PERFORM @extschema@.remote(@extschema@.endpoint_admin(e), 'endpoint "main"', 'CREATE EXTENSION IF NOT EXISTS neon');
+	PERFORM @extschema@.on_endpoint(e, 'postgres', format('ALTER ROLE postgres PASSWORD %L', t.role_password));
+	PERFORM @extschema@.on_endpoint(e, 'postgres', 'CREATE EXTENSION IF NOT EXISTS neon');
 	RETURN t.id;
 END $$;
 COMMENT ON FUNCTION create_tenant(text) IS 'make a tenant with its branch and endpoint "main"; returns its id';

@@ -53,13 +53,10 @@ COMMENT ON FUNCTION current_lsn(timelines) IS 'the end of everything that is com
 
 -- A commit of our own: when it has its quorum, everything before it has.
 CREATE FUNCTION ask_current_lsn(e endpoints) RETURNS pg_lsn LANGUAGE plpgsql AS $$
-DECLARE
-	admin text := @extschema@.endpoint_admin(e);
-	who text := format('endpoint "%s"', e.name);
-	lsn pg_lsn;
+DECLARE lsn pg_lsn;
 BEGIN
-	PERFORM @extschema@.remote(admin, who, 'SELECT pg_logical_emit_message(true, ''neon'', ''branch point'')');
-	SELECT (r ->> 'lsn')::pg_lsn INTO STRICT lsn FROM @extschema@.remote(admin, who, 'SELECT pg_current_wal_flush_lsn() AS lsn') r;
+	PERFORM @extschema@.on_endpoint(e, 'postgres', 'SELECT pg_logical_emit_message(true, ''neon'', ''branch point'')');
+	SELECT (r ->> 'lsn')::pg_lsn INTO STRICT lsn FROM @extschema@.on_endpoint(e, 'postgres', 'SELECT pg_current_wal_flush_lsn() AS lsn') r;
 	RETURN lsn;
 END $$;
 COMMENT ON FUNCTION ask_current_lsn(endpoints) IS 'current_lsn() of a timeline whose endpoint runs';
@@ -173,7 +170,7 @@ BEGIN
 	PERFORM @extschema@.lock_endpoints(timeline_id);
 	FOR e IN SELECT * FROM @extschema@.endpoints x WHERE x.timeline = timeline_id LOOP
 		PERFORM @extschema@.step('stop the server', e.compute, e.name);
-		PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.drop_compute($1)', e.directory);
+		PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.drop_compute($1, $2)', e.directory, e.provider);
 	END LOOP;
 END $$;
 COMMENT ON FUNCTION remove_computes(text) IS 'stop a timeline''s endpoints and remove what their hosts have of them';

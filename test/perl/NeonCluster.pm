@@ -28,7 +28,7 @@ sub free_ports
 	{
 		open my $lock, '>>', "/tmp/neon_test_ports_$base" or next;
 		next unless flock($lock, LOCK_EX | LOCK_NB);
-		my $busy = grep { my $s = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $base + $_, Listen => 1, ReuseAddr => 1); !$s } 0, 1, 11, 12, 13, 30, 31, 38, 40, 41, 42, 43;
+		my $busy = grep { my $s = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $base + $_, Listen => 1, ReuseAddr => 1); !$s } 0, 1, 11, 12, 13, 22, 30, 31, 38, 40, 41, 42, 43;
 		next if $busy;
 		return ($base, $lock);
 	}
@@ -52,7 +52,7 @@ sub new
 	$self->local('init', '-D', $self->{dir}, '--base-port', $self->{port}, '--proxies', $opt{proxies} // 0, @{ $opt{init} || [] });
 	$self->take_fresh_cluster;
 	# tests kill and stop endpoints themselves; only those of the watcher want it
-	$self->conf('controller', 'neon_compute_tools.watch_interval = ' . ($opt{watch} // 0));
+	$self->conf($_, 'neon_compute_tools.watch_interval = ' . ($opt{watch} // 0)) for 'controller', map { m{([^/]+)$} } glob("$self->{dir}/compute-*");
 	$self->conf($_, $opt{conf}{$_}) for keys %{ $opt{conf} || {} };
 	return $self;
 }
@@ -185,7 +185,7 @@ sub poll
 sub pid
 {
 	my ($self, $name) = @_;
-	my $dir = $name =~ /^(controller|(safekeeper|pageserver|proxy)-\d+)$/ ? "$self->{dir}/$name"
+	my $dir = $name =~ /^(controller|(safekeeper|pageserver|compute|proxy)-\d+)$/ ? "$self->{dir}/$name"
 	  : ($self->{endpoint_dir}{$name} //= ($self->status->{$name} // die "no $name")->{dir});
 	open my $f, '<', "$dir/postmaster.pid" or return '-';
 	my ($pid) = (<$f> // '') =~ /^([1-9]\d*)$/ or return '-';
@@ -252,7 +252,7 @@ sub tail_logs
 {
 	my ($self) = @_;
 	my $out = "\n";
-	for my $f (glob("$self->{dir}/logs/*.log $self->{dir}/computes/*/compute.log"))
+	for my $f (glob("$self->{dir}/logs/*.log $self->{dir}/computes*/*/compute.log"))
 	{
 		my $t = `tail -n 25 $f 2>/dev/null`;
 		$out .= "==== $f\n$t";

@@ -31,6 +31,7 @@ my %kind = (
 	reset_branch => { tenant => 'tc', sql => q{SELECT neon_reset_branch('c')}, again => '', commits => 4, marks => 'c' },
 	restore_branch => { tenant => 'td', again => '', commits => 4, marks => 'd',
 		sql => q{SELECT neon_restore_branch('d', at_lsn => (SELECT start_lsn FROM neon_branches WHERE name = 'd'), keep_as => 'old' || txid_current())} },
+	configure_endpoint => { tenant => 'default', again => '', sql => q{SELECT neon_configure_endpoint('main', '{"roles": [{"name": "configured"}]}')} },
 	create_endpoint => { tenant => 'te', sql => q{SELECT neon_create_endpoint('e')}, again => q{SELECT neon_drop_endpoint('e')} },
 );
 
@@ -184,6 +185,38 @@ like($err, qr/"passes its commit point" cannot happen/, 'what was undone does no
 ($rc, undef, $err) = try_ctl(q{SET neon.tenant = 'default'; SELECT neon_create_branch(repeat('x', 100000))});
 isnt($rc, 0, 'a name of any length is refused');
 is(ctl(q{SELECT length(object) <= 100 AND length(error) <= 1000 FROM neon_controller.operations ORDER BY id DESC LIMIT 1}), 't', 'and not kept');
+
+# ---- what is one transaction leaves a row with one step, and none when it does not happen
+$before = ctl('SELECT max(id) FROM neon_controller.operations');
+ctl(q{SET neon.tenant = 'tc'; SELECT neon_protect_branch('c'); SELECT neon_protect_branch('c', false); SELECT neon_set_branch('c', 'work_mem', '5MB');
+	SELECT neon_set_endpoint('c', 'suspend_timeout', '0'); SELECT neon_rename_branch('c', 'f'); SELECT neon_rename_branch('f', 'c');
+	BEGIN; SELECT neon_rename_branch('c', 'f'); ROLLBACK});
+($rc) = try_ctl(q{SET neon.tenant = 'tc'; SELECT neon_rename_branch('c', 'main')});
+isnt($rc, 0, 'a rename fails');
+is(ctl(qq{SELECT string_agg(format('%s %s %s %s', operation, object, state, steps), ', ' ORDER BY id) FROM (SELECT o.id, operation, v.object, v.state, count(*) AS steps
+	FROM neon_operations v JOIN neon_controller.operations o USING (id) WHERE o.id > $before GROUP BY 1, 2, 3, 4) x}),
+	'protect_branch c done 1, protect_branch c done 1, set_branch c done 1, set_endpoint c done 1, rename_branch c done 1, rename_branch f done 1',
+	'what is one transaction leaves a row with one step, and none when it does not happen');
+
+# ---- two sessions make something of one name: the later one waits, and is told as if it had come afterwards
+my $first_in = qq{BEGIN; SET neon.tenant = 'te'; SELECT neon_create_branch('same', parent => 'main'); SELECT neon_create_endpoint('same'); SELECT neon_create_tenant('same'); SELECT 'made';\n};
+my $first = IPC::Run::start([ 'psql', '-X', '-q', '-A', '-t', '-v', 'ON_ERROR_STOP=1', $c->node_uri('controller') ], '<', \$first_in, '>', \my $first_out, '2>', \my $first_err, IPC::Run::timeout(300));
+$first->pump until $first_out =~ /made/ || !$first->pumpable;
+my @later = map { { sql => $_ } } q{SELECT neon_create_branch('same', parent => 'main')}, q{SELECT neon_create_endpoint('same')}, q{SELECT neon_create_tenant('same')};
+$_->{h} = IPC::Run::start([ 'psql', '-X', '-q', '-A', '-t', '-v', 'VERBOSITY=verbose', '-c', q{SET neon.tenant = 'te'}, '-c', $_->{sql}, $c->node_uri('controller') ], '<', '/dev/null', '>', \my $later_out,
+	'2>', \$_->{err}, IPC::Run::timeout(300)) for @later;
+ok($c->poll('they wait', 120, sub { ctl(q{SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ 'neon_create_.*same'}) == 3 }), 'who comes later waits');
+$first_in .= "COMMIT;\n";
+$first->finish;
+is($first->result(0), 0, 'the first one has made them') or diag $first_err;
+for my $l (@later)
+{
+	$l->{h}->finish;
+	like($l->{err}, qr/42710: \w+ "same" already exists\nHINT:/, "the later one is told: $l->{sql}");
+}
+ctl(q{SELECT neon_drop_tenant('same'); SET neon.tenant = 'te'; SELECT neon_drop_branch('same')});
+ok($c->poll('nothing is left', 120, sub { ctl('SELECT count(*) FROM neon_controller.leftovers') eq '0' }), 'nothing is left of what it began');
+all_is_well('after that');
 
 # ---- leftovers
 # a creation that was cut off is about to commit on the pageserver

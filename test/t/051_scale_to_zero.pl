@@ -109,6 +109,51 @@ ok(busy_with(qr/session \d+ is active/), 'a running statement');
 $job->finish;
 is($job->result(0), 0, 'is not interrupted') or diag $slept;
 
+# ---- jobs, each in an endpoint of its own: a subscription, a VACUUM, an autovacuum, a CREATE INDEX.  While they run nobody sleeps, when they are over all do.
+wake();
+ctl(q{SELECT neon_set_endpoint('main', 'suspend_timeout', '0')});
+$c->sql('main', q{CREATE TABLE wide (a int, filler text) WITH (fillfactor = 10); INSERT INTO wide SELECT i, repeat('x', 500) FROM generate_series(1, 500) i;
+	CREATE FUNCTION waits(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN PERFORM pg_advisory_lock_shared(1), pg_advisory_unlock_shared(1); RETURN $1; END';
+	CREATE PUBLICATION p FOR TABLE t});
+my @jobs = (
+	{ name => 'subscribes', like => qr/subscription s is applied/, end => 'ALTER SUBSCRIPTION s DISABLE' },
+	{ name => 'vacuums', like => qr/session \d+ is active/, run => [ 'SET vacuum_cost_delay = 100', 'SET vacuum_cost_limit = 1', 'VACUUM wide' ],
+		end => q{SELECT pg_cancel_backend(pid) FROM pg_stat_progress_vacuum}, says => qr/canceling statement/ },
+	{ name => 'autovacuums', like => qr/VACUUM is running/, end => 'ALTER TABLE wide SET (autovacuum_enabled = off)' },
+	{ name => 'indexes', like => qr/session \d+ is active/, run => [ 'CREATE INDEX i ON t (waits(a))' ], end => q{SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted}, says => qr/^$/ });
+ctl(join ';', map { "SELECT neon_create_branch('$_->{name}', parent => 'main'), neon_create_endpoint('$_->{name}')" } @jobs);
+my ($publisher) = $c->uri('main') =~ s/'/''/gr;
+$c->sql('subscribes', "CREATE SUBSCRIPTION s CONNECTION '$publisher' PUBLICATION p WITH (copy_data = false)");
+$c->sql('autovacuums', q{ALTER TABLE wide SET (autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1);
+	ALTER SYSTEM SET autovacuum_naptime = '1s'; SELECT pg_reload_conf(); UPDATE wide SET a = -a});
+my $lock_in = "SELECT pg_advisory_lock(1); SELECT 'locked';\n";
+my $lock = IPC::Run::start([ 'psql', '-XAtq', $c->uri('indexes') ], '<', \$lock_in, '>', \my $lock_out, '2>&1', IPC::Run::timeout(600));
+$lock->pump until $lock_out =~ /locked/ || !$lock->pumpable;
+for my $j (grep { $_->{run} } @jobs)
+{
+	$j->{h} = IPC::Run::start([ 'psql', '-XAtq', (map { ('-c', $_) } @{ $j->{run} }), $c->uri($j->{name}) ], '<', '/dev/null', '>', \my $job_out, '2>', \$j->{err}, IPC::Run::timeout(600));
+}
+sub doing { my ($j, $columns) = @_; return ctl("SELECT $columns FROM neon_controller.endpoints WHERE name = '$j->{name}'"); }
+for my $j (@jobs)
+{
+	ok($c->poll("it is busy: $j->{like}", 120, sub { doing($j, 'activity') =~ $j->{like} }), "one that $j->{name} is busy") or diag doing($j, 'activity, active_at, clock_timestamp()');
+	ctl(qq{SELECT neon_set_endpoint('$j->{name}', 'suspend_timeout', '2 s')});
+	$j->{since} = ctl('SELECT clock_timestamp()');
+}
+for my $j (@jobs)
+{
+	ok($c->poll("it goes on: $j->{like}", 120, sub { doing($j, "active_at > '$j->{since}'::timestamptz + interval '4 s'") eq 't' }), 'and stays busy for longer than its time to sleep');
+	like(doing($j, q{wanted || ' ' || activity}), qr/^running .*$j->{like}/, 'awake');
+}
+for my $j (@jobs)
+{
+	$c->sql($j->{name}, $j->{end});
+	if ($j->{h}) { $j->{h}->finish; like($j->{err}, $j->{says}, "one that $j->{name} was at it until then"); }
+}
+for my $j (@jobs) { ok($c->poll('it sleeps', 120, sub { doing($j, 'wanted') eq 'suspended' }), "when it is over, one that $j->{name} sleeps") or diag doing($j, 'activity'); }
+$lock->kill_kill;
+ctl(join ';', q{SELECT neon_set_endpoint('main', 'suspend_timeout', '4 s')}, map { "SELECT neon_drop_endpoint('$_->{name}')" } @jobs);
+
 # ---- sleep and wake
 wake();
 my $verifier = $c->sql('main', q{SELECT rolpassword FROM pg_authid WHERE rolname = 'alice'});

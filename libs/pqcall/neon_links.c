@@ -1,7 +1,7 @@
 /*
- * links.c - connections to other servers that outlive a call, so that an operation does not pay for a new backend at each of its steps.
+ * neon_links.c - connections to other servers that outlive a call, so that an operation does not pay for a new backend at each of its steps.
  *
- * A link of remote() lives until the transaction ends, that of kept() until the session does.  A link is used again only while nothing has
+ * A link lives until the transaction or until the session ends, as its maker has said.  A link is used again only while nothing has
  * come over it unasked and it is in no transaction; after any error it is given up, which also makes the other side stop what it was told
  * (client_connection_check_interval).  There are at most MAX_LINKS; beyond that the one that was used longest ago is closed.
  *
@@ -16,35 +16,35 @@
 #include "utils/memutils.h"
 
 #include "neon_pqcall.h"
-#include "links.h"
+#include "neon_links.h"
 
 #define MAX_LINKS	8
 #define MAX_SILENT	1000		/* servers that a round remembers */
 
-struct NcLink
+struct NeonLink
 {
 	dlist_node	node;
 	MemoryContext context;		/* of the link and its connection: its end closes it */
 	PGconn	   *conn;
-	NcLinkLife	life;
+	NeonLinkLife	life;
 	char		conninfo[FLEXIBLE_ARRAY_MEMBER];
 };
 
 static dlist_head links = DLIST_STATIC_INIT(links);	/* used last first */
 static int	nlinks = 0;
 
-/* What did not answer in this round of the reconciler, as connection strings: the others that want it do not wait for it again. */
+/* What did not answer in this round of a worker, as connection strings: the others that want it do not wait for it again. */
 static List *silent = NIL;
 static MemoryContext silent_context = NULL;
 
 PGconn *
-nc_link_conn(NcLink *link)
+neon_link_conn(NeonLink *link)
 {
 	return link->conn;
 }
 
 void
-nc_link_close(NcLink *link)
+neon_link_close(NeonLink *link)
 {
 	dlist_delete(&link->node);
 	nlinks--;
@@ -60,16 +60,16 @@ at_transaction_end(XactEvent event, void *arg)
 		return;
 	dlist_foreach_modify(i, &links)
 	{
-		NcLink	   *link = dlist_container(NcLink, node, i.cur);
+		NeonLink	   *link = dlist_container(NeonLink, node, i.cur);
 
-		if (link->life == NC_LINK_TRANSACTION)
-			nc_link_close(link);
+		if (link->life == NEON_LINK_TRANSACTION)
+			neon_link_close(link);
 	}
 }
 
 /* The other side may have ended since the last call: what it said then, and the end of the stream, are there to be read. */
 static bool
-is_good(NcLink *link)
+is_good(NeonLink *link)
 {
 	for (int i = 0; i < 2; i++)
 	{
@@ -80,14 +80,14 @@ is_good(NcLink *link)
 	return PQstatus(link->conn) == CONNECTION_OK && PQtransactionStatus(link->conn) == PQTRANS_IDLE;
 }
 
-static NcLink *
-find(const char *conninfo, NcLinkLife life)
+static NeonLink *
+find(const char *conninfo, NeonLinkLife life)
 {
 	dlist_iter	i;
 
 	dlist_foreach(i, &links)
 	{
-		NcLink	   *link = dlist_container(NcLink, node, i.cur);
+		NeonLink	   *link = dlist_container(NeonLink, node, i.cur);
 
 		if (link->life == life && strcmp(link->conninfo, conninfo) == 0)
 			return link;
@@ -97,7 +97,7 @@ find(const char *conninfo, NcLinkLife life)
 
 /* A round begins.  Its memory, and with it what is remembered, is reset by its end. */
 void
-nc_begin_round(MemoryContext round)
+neon_begin_round(MemoryContext round)
 {
 	silent = NIL;
 	silent_context = round;
@@ -150,12 +150,12 @@ connect_to(const char *conninfo, const char *who, const char *setup, int timeout
 }
 
 /* An error while connecting leaves nothing: the context hangs below the call's until it is whole. */
-static NcLink *
-make(const char *conninfo, const char *who, NcLinkLife life, const char *setup, int timeout_ms)
+static NeonLink *
+make(const char *conninfo, const char *who, NeonLinkLife life, const char *setup, int timeout_ms)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "link to another server", ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	NcLink	   *link = palloc0(offsetof(NcLink, conninfo) + strlen(conninfo) + 1);
+	NeonLink	   *link = palloc0(offsetof(NeonLink, conninfo) + strlen(conninfo) + 1);
 
 	link->context = context;
 	link->life = life;
@@ -163,18 +163,18 @@ make(const char *conninfo, const char *who, NcLinkLife life, const char *setup, 
 	link->conn = connect_to(conninfo, who, setup, timeout_ms);
 	MemoryContextSwitchTo(old);
 	if (nlinks == MAX_LINKS)
-		nc_link_close(dlist_tail_element(NcLink, node, &links));
+		neon_link_close(dlist_tail_element(NeonLink, node, &links));
 	MemoryContextSetParent(context, TopMemoryContext);
 	dlist_push_head(&links, &link->node);
 	nlinks++;
 	return link;
 }
 
-NcLink *
-nc_link(const char *conninfo, const char *who, NcLinkLife life, const char *setup, int timeout_ms)
+NeonLink *
+neon_link(const char *conninfo, const char *who, NeonLinkLife life, const char *setup, int timeout_ms)
 {
 	static bool registered = false;
-	NcLink	   *link = find(conninfo, life);
+	NeonLink	   *link = find(conninfo, life);
 
 	if (!registered)
 		RegisterXactCallback(at_transaction_end, NULL);
@@ -185,7 +185,7 @@ nc_link(const char *conninfo, const char *who, NcLinkLife life, const char *setu
 		return link;
 	}
 	if (link != NULL)
-		nc_link_close(link);
+		neon_link_close(link);
 	refuse_silent(conninfo, who);
 	return make(conninfo, who, life, setup, timeout_ms);
 }
