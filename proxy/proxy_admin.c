@@ -43,20 +43,7 @@ px_admin_database(const char *name)
 bool
 px_admin_user(const char *name)
 {
-	size_t		n = strlen(name);
-
-	for (const char *p = px_admin_users; p && *p;)
-	{
-		size_t		len;
-
-		while (*p == ' ' || *p == ',')
-			p++;
-		len = strcspn(p, ", ");
-		if (len == n && len > 0 && memcmp(p, name, n) == 0)
-			return true;
-		p += len;
-	}
-	return false;
+	return px_admin_users && px_in_list(px_admin_users, name);
 }
 
 bool
