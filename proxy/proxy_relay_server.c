@@ -75,6 +75,12 @@ own_query_done(Round *r)
 	}
 	if (s->state != PX_SV_SETTING)
 		return true;
+	if (c == NULL)				/* its query was cancelled meanwhile */
+	{
+		s->close_after |= failed;
+		s->release = true;
+		return true;
+	}
 	if (failed)
 	{
 		if (r->to_client)

@@ -331,6 +331,7 @@ typedef struct PxClient
 	bool		endpoint_quota;
 	bool		drop_message;	/* the rest of this message is for nobody */
 	bool		blocked;		/* too many requests in flight: `in` waits */
+	bool		to_sync;		/* a request was taken back: what comes until its Sync is dropped */
 	uint32		skip;			/* rest of a message that is passed on, or dropped, unseen */
 	int64		connected_ms;
 	int64		state_ms;

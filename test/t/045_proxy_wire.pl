@@ -146,6 +146,59 @@ for my $try (1 .. 6)
 	$s->close;
 }
 
+# ---- of several that wait the first is taken back; so is one whose parameters are being set, and nobody else's query is hit
+{
+	local $RawPg::TIMEOUT = 120;
+	my $extended = sub { RawPg::framed('P', "\0SELECT $_[0]\0\0\0") . RawPg::framed('B', "\0\0\0\0\0\0\0\0") . RawPg::framed('E', "\0\0\0\0\0") };
+	my $client = sub { my (%more) = @_; my $s = RawPg->connect(host => '127.0.0.1', port => $p->{port}, user => 'ann', password => 'secret', dbname => 'app',
+		startup => { options => 'endpoint=one-1a2b3c4d', %more }); die $s->{error}{M} if $s->{error}; return $s };
+	my $value = sub { my ($r) = @_; return $r->{error} ? $r->{error}{C} : ($r->{rows}[0] // ['none'])->[0] };
+	my $waits = sub { my ($state, $name) = @_; until_true("$name is $state", sub { $p->console('SHOW CLIENTS') =~ /^C\|ann\|app\|$state\|.*\|$name\|/m }) };
+
+	my $holder = $client->(application_name => 'holder');
+	is($value->($holder->query("BEGIN; SELECT 'has'")), 'has', 'one has the only connection');
+	my $several = $client->(application_name => 'several');
+	$several->raw(RawPg::framed('Q', "SELECT 21\0") . $extended->(22) . RawPg::framed('S', '') . RawPg::framed('Q', "SELECT 23\0"));
+	for my $what ('a simple query', 'one of the extended protocol')
+	{
+		$waits->('waiting', 'several');
+		$several->cancel;
+		is($value->($several->finish), '57014', "$what before others is cancelled");
+	}
+	$waits->('waiting', 'several');
+	$holder->query('COMMIT');
+	is($value->($several->finish), '23', 'and what came after it is answered');
+	$holder->query('BEGIN');
+	$several->raw($extended->(24) . RawPg::framed('H', ''));
+	$waits->('waiting', 'several');
+	$several->cancel;
+	my ($type, $body) = $several->message;
+	is($type eq 'E' && RawPg::error_fields($body)->{C}, '57014', 'a request that is not complete is cancelled');
+	$several->raw($extended->(25) . RawPg::framed('S', ''));
+	my $r = $several->finish;
+	is(scalar(@{ $r->{rows} }) . ($r->{error} ? 'error' : ''), '0', 'up to its Sync, which is answered');
+	$holder->query('COMMIT');
+	is($value->($several->query('SELECT 26')), '26', 'and its session goes on');
+
+	# two clients of one worker: what a key says first
+	my ($setting, @more);
+	for (1 .. 40) { $setting = $client->(application_name => 'setting', TimeZone => 'Asia/Tokyo'); last if $setting->{pid} >> 24 == $holder->{pid} >> 24; push @more, $setting; }
+	my $pid = $value->($holder->query('SELECT pg_backend_pid()'));
+	kill 'STOP', $pid or system(ProxyRig::as_pg('kill', '-STOP', $pid)) == 0 or die "cannot stop $pid";
+	$setting->raw(RawPg::framed('Q', "SELECT 27\0") . RawPg::framed('Q', "SHOW TimeZone\0"));
+	$waits->('active', 'setting');
+	$setting->cancel;
+	is($value->($setting->finish), '57014', 'a query whose parameters are being set is cancelled');
+	$holder->raw(RawPg::framed('Q', "SELECT pg_sleep(0.3), 28\0"));
+	$waits->('waiting', 'holder');
+	kill 'CONT', $pid or system(ProxyRig::as_pg('kill', '-CONT', $pid)) == 0 or die "cannot continue $pid";
+	$r = $holder->finish;
+	is($r->{error}{C} // ($r->{rows}[0] // [])->[1], '28', 'nobody else\'s query is');
+	is($value->($setting->finish), 'Asia/Tokyo', 'and what came after it is answered');
+	is($value->($holder->query('SELECT pg_backend_pid()')), $pid, 'by the same server connection');
+	$_->close for $holder, $several, $setting, @more;
+}
+
 # ---- limits
 {
 	my @held = map { my ($i, $out, $err) = ("SELECT 'in';\n", '', ''); my $h = IPC::Run::start([ 'psql', '-X', '-A', '-t', $uri->('few') ], '<', \$i, '>', \$out, '2>', \$err, timeout(120));
