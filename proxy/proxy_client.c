@@ -132,7 +132,7 @@ px_client_accept(PxSock *listener)
 		else
 		{
 			take_address(c, &a);
-			px_sock_tcp_options(fd, 60, 10, 5);
+			px_sock_tcp_options(fd, &px_client_keepalive);
 		}
 		key_make(c);
 		c->state = PX_CL_FIRST;

@@ -408,7 +408,8 @@ extern bool px_sock_send(PxSock *s, const void *data, size_t len);
 extern bool px_sock_handshake(PxSock *s, bool *done);
 extern void px_sock_again(PxSock *s);
 extern PxSock *px_sock_next_again(void);
-extern void px_sock_tcp_options(int fd, int idle_s, int interval_s, int count);
+extern void px_sock_tcp_options(int fd, const PxKeepalive *k);
+extern bool px_sock_unanswered(PxSock *s, const PxKeepalive *k);	/* the peer is gone, though something is on its way to it */
 extern void px_sock_mask(PxSock *s, uint32 events);	/* for sockets of libpq */
 extern bool px_buf_append(PxBuf **buf, const void *data, size_t len);
 extern void px_buf_free(PxBuf **buf);
