@@ -166,6 +166,8 @@ px_cancel_local(uint64 key)
 
 	if (c == NULL || ncancels >= MAX_CANCELS)
 		px_count(cancels_refused_total);
+	else if (c->state == PX_CL_ADMIN)
+		px_admin_cancel(c);
 	else if (c->server && c->server->state == PX_SV_LINKED)
 		start(c->server);
 	else if (c->state == PX_CL_WAITING || (c->server && c->server->state == PX_SV_SETTING))

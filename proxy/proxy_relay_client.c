@@ -291,6 +291,7 @@ px_relay_client(PxClient *c)
 	if (n == 0)
 		return;
 	px_add(client_bytes_total, n);
+	c->pool->stats->value[PX_DB_RECEIVED] += n;
 	if (c->in || must_wait(c))
 	{
 		if (!px_buf_append(&c->in, px.rbuf, n))

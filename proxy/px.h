@@ -123,6 +123,23 @@ typedef struct PxVars
 	char	   *value[PX_TRACKED];	/* interned (px_intern), NULL: never named */
 } PxVars;
 
+/* What is counted by database of an endpoint; proxy_dbstats.c */
+enum
+{
+	PX_DB_TRANSACTIONS, PX_DB_QUERIES, PX_DB_RECEIVED, PX_DB_SENT, PX_DB_TRANSACTION_US, PX_DB_QUERY_US, PX_DB_WAIT_US, PX_DB_COUNT
+};
+
+typedef struct PxDbStats
+{
+	struct PxDbStats *next;
+	char	   *database;
+	char	   *endpoint;
+	int			pools;			/* that count here */
+	int64		value[PX_DB_COUNT];
+	int64		begin[PX_DB_COUNT];	/* of the period that averages are of */
+	int64		end[PX_DB_COUNT];
+} PxDbStats;
+
 typedef struct PxPool
 {
 	dlist_node	node;			/* of all pools */
@@ -134,6 +151,7 @@ typedef struct PxPool
 	uint32		extra_len;
 	uint64		hash;
 	uint64		quota_key;
+	PxDbStats  *stats;
 	int			mode;			/* PxPoolMode */
 	bool		dedicated;		/* replication: a server connection is for one client and not used again */
 	bool		paused;
@@ -346,6 +364,8 @@ typedef enum PxMessageKind
 	PX_MSG_CANCEL,				/* u64 key */
 	PX_MSG_SHOW,				/* text: what is to be shown; answered by PX_MSG_ROWS */
 	PX_MSG_ROWS,				/* one byte: whether these are the last; DataRow messages */
+	PX_MSG_COUNT,				/* text: which server connections; answered by PX_MSG_COUNTED */
+	PX_MSG_COUNTED,				/* i64: how many there are */
 	PX_MSG_COMMAND,				/* text: PAUSE, RESUME, KILL, RECONNECT, FORGET, and an endpoint's id */
 	PX_MSG_ENDPOINT,			/* three texts: name, "", what the controller said about it */
 	PX_MSG_ROLE					/* three texts: endpoint's id, role, secret */
@@ -488,6 +508,11 @@ extern void px_pool_want_run(PxPool *p);
 extern void px_pool_forget_all(void);
 extern uint32 px_reconnect_generation;
 
+/* ---- proxy_dbstats.c ---- */
+extern PxDbStats *px_db_stats_get(const char *endpoint, const char *database);
+extern void px_db_stats_release(PxDbStats *d);
+extern void px_db_stats_tick(void);
+
 /* ---- proxy_server.c ---- */
 extern PxServer *px_server_connect(PxPool *p);
 extern void px_server_event(PxServer *s, uint32 events);
@@ -576,6 +601,10 @@ extern void px_admin_rows(uint64 tag, const uint8 *data, size_t len);	/* another
 extern void px_admin_command(const char *text);
 extern void px_admin_tell_all(const char *command, const char *endpoint);
 extern void px_admin_tick(void);
+extern bool px_admin_is_disabled(const char *endpoint);
+extern void px_admin_cancel(PxClient *c);
+extern void px_admin_count(int from, uint64 tag, const char *text);	/* another worker asks, for a command that waits */
+extern void px_admin_counted(uint64 tag, int64 count);
 extern bool px_admin_is_paused(const char *endpoint);
 
 #endif							/* PX_H */
