@@ -38,8 +38,8 @@ free_bearer(Bearer *b)
 		}
 	if (b->job)
 		hp_job_free(b->job);
-	ht_free_secret(b->token);
-	ht_free_secret(b->answer);
+	nh_free_secret(b->token);
+	nh_free_secret(b->answer);
 	free(b);
 }
 
@@ -65,7 +65,7 @@ look(Bearer *b)
 	HpJob	   *job = b->job;
 	void		(*go) (HtRequest *, HpJob *);
 
-	if (!hp_target_names(&job->target, endpoint, sizeof(endpoint), &role))
+	if (!nh_target_names(&job->target, endpoint, sizeof(endpoint), &role))
 	{
 		refuse(b, "no endpoint is named");
 		return;
@@ -78,7 +78,7 @@ look(Bearer *b)
 		refuse(b, result == PX_JWT_WAIT ? "the issuer's keys did not come in time" : why);
 		return;
 	}
-	if (!px_jwt_password(b->answer, password, sizeof(password)) || !hp_target_set_password(&job->target, password))
+	if (!px_jwt_password(b->answer, password, sizeof(password)) || !nh_target_set_password(&job->target, password))
 	{
 		refuse(b, "the controller gave no password");
 		return;
@@ -173,7 +173,7 @@ ht_bearer(HtRequest *r, HpJob *job, char *token, void (*go) (HtRequest *, HpJob 
 	if (!b)
 	{
 		hp_job_free(job);
-		ht_free_secret(token);
+		nh_free_secret(token);
 		ht_answer_error(r, 503, "53200", "out of memory");
 		return;
 	}
@@ -184,7 +184,7 @@ ht_bearer(HtRequest *r, HpJob *job, char *token, void (*go) (HtRequest *, HpJob 
 	b->limit_ms = ht_now_ms() + PX_JWT_LIMIT_MS;
 	b->next = bearers;
 	bearers = b;
-	if (!hp_target_names(&job->target, endpoint, sizeof(endpoint), &params[1]))
+	if (!nh_target_names(&job->target, endpoint, sizeof(endpoint), &params[1]))
 	{
 		refuse(b, "no endpoint is named");
 		return;

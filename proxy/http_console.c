@@ -19,14 +19,13 @@
 #include "http_limits.h"
 #include "http_pg.h"
 #include "http_server.h"
+#include "neon_http_request.h"
 #include "proxy_settings.h"
 
 #define API "/console/api/"
 #define COOKIE "neon_console"
 #define COOKIE_SECONDS (12 * 3600)
-#define SECRET_LENGTH 64		/* of tokens and sessions: hexadecimal digits */
 #define MAX_FAILURES 10
-#define MAX_FIELD 256
 
 #define CSP "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; " \
 	"form-action 'none'; frame-ancestors 'none'"
@@ -51,55 +50,10 @@ send_asset(HtRequest *r, const char *name)
 
 /* ---- who calls ---- */
 
-static bool
-is_secret(const char *s)
+static const char *
+header(void *request, const char *name)
 {
-	return strlen(s) == SECRET_LENGTH && strspn(s, "0123456789abcdef") == SECRET_LENGTH;
-}
-
-/* False: there is none in the Cookie header. */
-static bool
-session_of(HtRequest *r, char session[SECRET_LENGTH + 1])
-{
-	char	   *cookies = ht_header(r, "cookie");
-	bool		found = false;
-
-	for (char *c = cookies; c && *c && !found;)
-	{
-		size_t		n = strcspn(c, ";");
-
-		if (n == strlen(COOKIE "=") + SECRET_LENGTH && strncmp(c, COOKIE "=", strlen(COOKIE "=")) == 0)
-		{
-			memcpy(session, c + strlen(COOKIE "="), SECRET_LENGTH);
-			session[SECRET_LENGTH] = '\0';
-			found = is_secret(session);
-		}
-		c += n;
-		c += strspn(c, "; ");
-	}
-	ht_free_secret(cookies);
-	return found;
-}
-
-/* Whether a call comes from our own page. */
-static bool
-from_our_page(HtRequest *r)
-{
-	char	   *mark = ht_header(r, "x-neon-console");
-	char	   *origin = ht_header(r, "origin");
-	char	   *host = ht_header(r, "host");
-	char	   *site = ht_header(r, "sec-fetch-site");
-	char	   *type = ht_header(r, "content-type");
-	const char *slashes = origin ? strstr(origin, "://") : NULL;
-	bool		ok = mark && strcmp(mark, "1") == 0 && type && strncmp(type, "application/json", 16) == 0 &&
-		(!origin || (slashes && host && pg_strcasecmp(slashes + 3, host) == 0)) && (!site || strcmp(site, "same-origin") == 0);
-
-	free(mark);
-	free(origin);
-	free(host);
-	free(site);
-	free(type);
-	return ok;
+	return ht_header(request, name);
 }
 
 static void
@@ -153,17 +107,17 @@ static void
 session_done(HpJob *job, void *arg)
 {
 	HtRequest  *r = arg;
-	char		session[SECRET_LENGTH + 1] = "";
+	char		session[NH_SESSION_CHARS + 1] = "";
 
-	if (job->ok && job->out.len == SECRET_LENGTH)
-		memcpy(session, job->out.data, SECRET_LENGTH);
+	if (job->ok && job->out.len == NH_SESSION_CHARS)
+		memcpy(session, job->out.data, NH_SESSION_CHARS);
 	if (!job->ok)
 	{
 		ht_guess_failed(r, HT_GUESS_CONSOLE);
 		answer_job(r, job);
 		return;
 	}
-	if (!is_secret(session))
+	if (!nh_is_secret(session))
 	{
 		ht_answer_error(r, 502, NULL, "the controller gave no session");
 		return;
@@ -186,10 +140,10 @@ static void
 token_done(HpJob *job, void *arg)
 {
 	HtRequest  *r = arg;
-	char		token[SECRET_LENGTH + 1] = "";
+	char		token[NH_SESSION_CHARS + 1] = "";
 
-	if (job->ok && job->out.len == SECRET_LENGTH)
-		memcpy(token, job->out.data, SECRET_LENGTH);
+	if (job->ok && job->out.len == NH_SESSION_CHARS)
+		memcpy(token, job->out.data, NH_SESSION_CHARS);
 	if (!job->ok)
 	{
 		ht_guess_failed(r, HT_GUESS_CONSOLE);
@@ -203,23 +157,21 @@ token_done(HpJob *job, void *arg)
 static void
 login(HtRequest *r, const json_t *body)
 {
-	const char *token = json_string_value(json_object_get(body, "token"));
-	const char *user = json_string_value(json_object_get(body, "user"));
-	const char *password = json_string_value(json_object_get(body, "password"));
+	NhLogin		l;
 	HpJob	   *job;
 
 	if (ht_guesses_used_up(r, HT_GUESS_CONSOLE, MAX_FAILURES))
 		ht_answer_error(r, 429, NULL, "too many failed logins from this address; try again in a minute");
-	else if (token && strlen(token) < MAX_FIELD)
-		login_with_token(r, token);
-	else if (user && password && user[0] && strlen(user) < MAX_FIELD && strlen(password) < MAX_FIELD)
+	else if (!nh_login(body, &l))
+		ht_answer_error(r, 400, NULL, "a login needs a token, or a role and its password");
+	else if (l.token)
+		login_with_token(r, l.token);
+	else
 	{
-		job = ht_controller_job(r, user, password, "SELECT neon_controller.console_token()", 0, NULL);
+		job = ht_controller_job(r, l.user, l.password, "SELECT neon_controller.console_token()", 0, NULL);
 		if (job)
 			submit(r, job, token_done);
 	}
-	else
-		ht_answer_error(r, 400, NULL, "a login needs a token, or a role and its password");
 }
 
 static void
@@ -237,14 +189,14 @@ config(HtRequest *r)
 static void
 call(HtRequest *r, const char *fn, const json_t *body)
 {
-	char		session[SECRET_LENGTH + 1];
+	char		session[NH_SESSION_CHARS + 1];
 	char	   *args = json_dumps(body, JSON_COMPACT);
 	const char *params[3] = {session, fn, args};
 	HpJob	   *job;
 
 	if (!args)
 		ht_answer_error(r, 503, NULL, "out of memory");
-	else if (!session_of(r, session))
+	else if (!nh_session_cookie(ht_header(r, "cookie"), COOKIE, session))
 		ht_answer_error(r, 401, "28000", "not logged in");
 	else
 	{
@@ -260,6 +212,7 @@ static void
 api_request(HtRequest *r, const char *fn)
 {
 	json_t	   *body;
+	const char *wrong;
 
 	ht_add_header(r, "cache-control", "no-store");
 	if (r->method == HT_GET && strcmp(fn, "config") == 0)
@@ -267,19 +220,19 @@ api_request(HtRequest *r, const char *fn)
 		config(r);
 		return;
 	}
-	if (r->method != HT_POST || strspn(fn, "abcdefghijklmnopqrstuvwxyz_") != strlen(fn) || strlen(fn) > 40 || fn[0] == '\0')
+	if (r->method != HT_POST || !nh_call_name(fn))
 	{
 		ht_answer_error(r, 404, NULL, "there is no such call");
 		return;
 	}
-	if (!from_our_page(r))
+	if (!nh_from_our_page(header, r))
 	{
 		ht_answer_error(r, 403, NULL, "calls are taken from the console page only");
 		return;
 	}
-	body = json_loadb(r->body.data ? r->body.data : "", r->body.len, JSON_REJECT_DUPLICATES, NULL);
+	body = nh_json_load(r->body.data ? r->body.data : "", r->body.len, &wrong);
 	if (!json_is_object(body))
-		ht_answer_error(r, 400, NULL, "the body must be a JSON object");
+		ht_answer_error(r, 400, NULL, body ? "the body must be a JSON object" : wrong);
 	else if (strcmp(fn, "login") == 0)
 		login(r, body);
 	else

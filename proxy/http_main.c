@@ -87,16 +87,6 @@ ht_buf_free(NhBuf *b)
 	b->len = b->size = 0;
 }
 
-void
-ht_free_secret(char *s)
-{
-	if (s)
-	{
-		explicit_bzero(s, strlen(s));
-		free(s);
-	}
-}
-
 /* ---- signals ---- */
 
 static void

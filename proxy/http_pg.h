@@ -9,27 +9,11 @@
 #include <libpq-fe.h>
 
 #include "http_worker.h"
+#include "neon_http_sql.h"
 
-#define HP_MAX_KEYWORDS 24
-#define HP_MAX_STATEMENTS 1000
-
-/* Where to connect: libpq keywords.  The pool is found by all of them together, the password included. */
-typedef struct HpTarget
-{
-	const char *keyword[HP_MAX_KEYWORDS + 1];
-	char	   *value[HP_MAX_KEYWORDS + 1];
-	int			n;
-} HpTarget;
-
-extern bool hp_target_add(HpTarget *target, const char *keyword, const char *value);	/* copies; false: no memory */
-extern void hp_target_free(HpTarget *target);
-
-typedef struct HpStatement
-{
-	char	   *sql;
-	int			nparams;
-	char	  **params;			/* NULL is SQL's */
-} HpStatement;
+/* Where to connect: the pool is found by all keywords together, the password included. */
+typedef NhTarget HpTarget;
+typedef NhStatement HpStatement;
 
 typedef enum HpFormat
 {
@@ -74,6 +58,7 @@ struct HpJob
 };
 
 extern HpJob *hp_job(int nstatements);
+extern HpJob *hp_job_with(HpStatement *statements, int nstatements);	/* takes them over; NULL: no memory, and they are still the caller's */
 extern void hp_submit(HpJob *job);
 extern void hp_cancel(HpJob *job);	/* frees it; done() will not be called */
 extern void hp_job_free(HpJob *job);	/* one that was never submitted */

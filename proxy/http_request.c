@@ -72,21 +72,13 @@ copy_header(struct lws *wsi, const char *name, int token)
 	return value;
 }
 
-static const char *
-find_header(HtRequest *request, const char *name)
+const char *
+ht_header(HtRequest *request, const char *name)
 {
 	for (int i = 0; i < HEADERS; i++)
 		if (strcmp(wanted_headers[i].name, name) == 0)
 			return ((Request *) request)->header[i];
 	return NULL;
-}
-
-char *
-ht_header(HtRequest *request, const char *name)
-{
-	const char *value = find_header(request, name);
-
-	return value ? strdup(value) : NULL;
 }
 
 void
@@ -95,7 +87,7 @@ ht_request_free(HtRequest *request)
 	Request    *r = (Request *) request;
 
 	for (int i = 0; i < HEADERS; i++)
-		ht_free_secret(r->header[i]);
+		nh_free_secret(r->header[i]);
 	if (r->public.body.data)
 		explicit_bzero(r->public.body.data, r->public.body.len);
 	ht_buf_free(&r->public.body);

@@ -16,6 +16,7 @@
 
 #include "http_request.h"
 #include "http_tls.h"
+#include "neon_http_request.h"
 
 #define HEADER_SECONDS 15
 #define KEEPALIVE_SECONDS 60
@@ -97,10 +98,9 @@ on_headers(struct lws *wsi, Session *session, const char *path, size_t len)
 	}
 	if (lws_hdr_copy(wsi, length, sizeof(length), WSI_TOKEN_HTTP_CONTENT_LENGTH) > 0)
 	{
-		char	   *end;
-		long long	n = strtoll(length, &end, 10);
+		int64_t		n = nh_content_length(length, HT_MAX_BODY_BYTES);
 
-		if (end == length || *end != '\0' || n < 0 || n > HT_MAX_BODY_BYTES)
+		if (n < 0)
 		{
 			r->close_after = true;
 			r->cors = true;
@@ -177,14 +177,14 @@ websocket_path(struct lws *wsi)
 {
 	char		path[32];
 
-	return lws_hdr_copy(wsi, path, sizeof(path), WSI_TOKEN_GET_URI) > 0 && (strcmp(path, "/v2") == 0 || strcmp(path, "/v1") == 0);
+	return lws_hdr_copy(wsi, path, sizeof(path), WSI_TOKEN_GET_URI) > 0 && nh_websocket_path(path);
 }
 
 static int
 on_websocket(struct lws *wsi, Session *session)
 {
 	char		address[HT_MAX_ADDRESS];
-	char		host[300];
+	char		host[NH_MAX_HOST_BYTES];
 	char		fragment[300];
 	int			n = 0;
 
@@ -193,8 +193,7 @@ on_websocket(struct lws *wsi, Session *session)
 		host[0] = '\0';
 	/* drivers that are told of a proxy name the database's host in the address: ?address=host:port */
 	while (lws_hdr_copy_fragment(wsi, fragment, sizeof(fragment), WSI_TOKEN_HTTP_URI_ARGS, n++) > 0)
-		if (strncmp(fragment, "address=", 8) == 0)
-			strlcpy(host, fragment + 8, sizeof(host));
+		nh_websocket_argument(fragment, host);
 	session->bridge = ht_ws_open(wsi, address, host);
 	return session->bridge ? 0 : -1;
 }

@@ -49,8 +49,8 @@ struct HtRequest
 	void	   *cancel_arg;
 };
 
-/* A header of the request, malloc'ed; NULL when there is none.  Only for as long as the request has not been answered. */
-extern char *ht_header(HtRequest *request, const char *lower_case_name);
+/* A header of the request; NULL when there is none.  For as long as the request is there. */
+extern const char *ht_header(HtRequest *request, const char *lower_case_name);
 
 /* Answer: takes the buffer over. */
 extern void ht_answer(HtRequest *request, int status, const char *content_type, NhBuf *out);

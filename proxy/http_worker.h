@@ -11,11 +11,10 @@
 
 #include <uv.h>
 
-#include "neon_http_json.h"
+#include "neon_http_sql.h"
 
-#define HT_MAX_BODY_BYTES (10 * 1024 * 1024)	/* a request's and a response's */
+#define HT_MAX_BODY_BYTES NH_MAX_BODY_BYTES	/* a request's and a response's */
 #define HT_MAX_HEADER_BYTES (32 * 1024)	/* all headers of a request together */
-#define HT_MAX_SECRET_BYTES 8192	/* a connection string, a token */
 #define HT_MAX_ADDRESS 64		/* a client's address as text */
 
 extern int	ht_port;
@@ -46,9 +45,6 @@ extern uint64_t ht_now_ms(void);
 extern void *ht_realloc(void *p, size_t n);
 extern NhBuf ht_buf(size_t limit_bytes);
 extern void ht_buf_free(NhBuf *b);
-
-/* memory that held a secret */
-extern void ht_free_secret(char *s);
 
 extern void ht_server_open(void);	/* http_server.c: the listening sockets; FATAL when that fails */
 extern void ht_pg_tick(void);	/* http_pool.c: deadlines; called a few times a second */

@@ -11,19 +11,15 @@
  */
 #include "postgres.h"
 
-#include <arpa/inet.h>
 #include <libwebsockets.h>
 
-#include "http_conninfo.h"
 #include "http_server.h"
+#include "neon_http_request.h"
 #include "proxy_settings.h"
 
 #define HIGH_BYTES (256 * 1024)
 #define LOW_BYTES (64 * 1024)
 #define PIECE_BYTES (32 * 1024)
-
-#define PP2_TYPE_AUTHORITY 0x02
-#define PP2_TYPE_NEON 0xE0
 
 struct HtBridge
 {
@@ -203,57 +199,6 @@ ht_ws_writable(HtBridge *b)
 /* ---- begin and end ---- */
 
 static void
-put_tlv(NhBuf *b, int type, const char *value)
-{
-	size_t		n = strlen(value);
-
-	nh_putc(b, type);
-	nh_putc(b, n >> 8);
-	nh_putc(b, n & 0xff);
-	nh_put(b, value, n);
-}
-
-/* PROXY protocol version 2; the destination is of no interest and left zero. */
-static void
-put_proxy_header(NhBuf *out, const char *address, const char *host)
-{
-	static const char signature[12] = "\r\n\r\n\0\r\nQUIT\n";
-	char		bytes[36] = {0};
-	struct in_addr v4;
-	NhBuf		body = ht_buf(4096);
-	int			family = 0x11;
-	char		name[256];
-	char		label[256];
-
-	if (inet_pton(AF_INET, address, &v4) == 1)
-	{
-		memcpy(bytes, &v4, 4);
-		nh_put(&body, bytes, 12);
-	}
-	else if (inet_pton(AF_INET6, address, bytes) == 1)
-	{
-		family = 0x21;
-		nh_put(&body, bytes, 36);
-	}
-	else
-		nh_put(&body, bytes, 12);
-	strlcpy(name, host, sizeof(name));
-	if (host[0] != '[')
-		name[strcspn(name, ":")] = '\0';
-	if (hp_endpoint_label(name, label, sizeof(label)))
-		put_tlv(&body, PP2_TYPE_AUTHORITY, name);
-	put_tlv(&body, PP2_TYPE_NEON, "password");
-	nh_put(out, signature, sizeof(signature));
-	nh_putc(out, 0x21);
-	nh_putc(out, family);
-	nh_putc(out, body.len >> 8);
-	nh_putc(out, body.len & 0xff);
-	nh_put(out, body.data, body.len);
-	out->failed |= body.failed;
-	ht_buf_free(&body);
-}
-
-static void
 connected(uv_connect_t *connect, int status)
 {
 	HtBridge   *b = connect->data;
@@ -284,7 +229,7 @@ ht_ws_open(struct lws *wsi, const char *address, const char *host)
 	b->pipe.data = b->connect.data = b;
 	snprintf(path, sizeof(path), "%s/.s.PGSQL.%d", px_socket_directory, px_port);
 	uv_pipe_connect(&b->connect, &b->pipe, path, connected);
-	put_proxy_header(&header, address, host);
+	nh_proxy_header(&header, address, host);
 	/* written as soon as it is connected */
 	if (header.failed || !send_to_database(b, header.data, header.len))
 	{

@@ -4,17 +4,15 @@
  * Only the simple query protocol, as psql speaks it.  Who may: neon_proxy.admin_users, with the password neon_proxy.admin_secret, or over the
  * unix socket as the operating system user of the proxy.
  *
- * What concerns all workers is sent to each.  A SHOW of what each worker has waits for the rows of the others, a second at most.
+ * A SHOW of what each worker has waits for the rows of the others, a second at most.  Commands are in proxy_command.c.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "postgres.h"
 
 #include <ctype.h>
-#include <signal.h>
 
-#include "miscadmin.h"
-
+#include "proxy_admin.h"
 #include "proxy_show.h"
 
 #define CHUNK_BYTES		32768
@@ -28,6 +26,7 @@ typedef struct Asked			/* a SHOW whose rows are not all there */
 	uint64		tag;
 	int			missing;		/* workers */
 	int64		since_ms;
+	const PxShow *show;
 	PxRows		rows;
 } Asked;
 
@@ -43,20 +42,7 @@ px_admin_database(const char *name)
 bool
 px_admin_user(const char *name)
 {
-	size_t		n = strlen(name);
-
-	for (const char *p = px_admin_users; p && *p;)
-	{
-		size_t		len;
-
-		while (*p == ' ' || *p == ',')
-			p++;
-		len = strcspn(p, ", ");
-		if (len == n && len > 0 && memcmp(p, name, n) == 0)
-			return true;
-		p += len;
-	}
-	return false;
+	return px_admin_users && px_in_list(px_admin_users, name);
 }
 
 bool
@@ -95,8 +81,8 @@ send_or_close(PxClient *c, const void *data, size_t n)
 	return false;
 }
 
-static bool
-complain(PxClient *c, const char *sqlstate, const char *message, const char *hint, bool ready)
+bool
+px_admin_complain(PxClient *c, const char *sqlstate, const char *message, const char *hint, bool ready)
 {
 	uint8		buf[1024];
 	px_error	e = {"ERROR", sqlstate, message, NULL, hint};
@@ -107,8 +93,8 @@ complain(PxClient *c, const char *sqlstate, const char *message, const char *hin
 	return send_or_close(c, buf, n);
 }
 
-static bool
-complete(PxClient *c, const char *tag)
+bool
+px_admin_complete(PxClient *c, const char *tag)
 {
 	uint8		buf[128];
 	size_t		n = px_put_message(buf, sizeof(buf), 'C', tag, strlen(tag) + 1);
@@ -148,9 +134,11 @@ describe(PxClient *c, const char *columns)
 }
 
 static bool
-send_rows(PxClient *c, const PxRows *r)
+send_rows(PxClient *c, const PxShow *s, PxRows *r)
 {
-	return (r->len == 0 || send_or_close(c, r->data, r->len)) && complete(c, "SHOW");
+	if (s->combine)
+		s->combine(r);
+	return (r->len == 0 || send_or_close(c, r->data, r->len)) && px_admin_complete(c, "SHOW");
 }
 
 /* ---------------------------------------------------------------- SHOW */
@@ -163,14 +151,16 @@ show(PxClient *c, const char *what)
 	Asked	   *a;
 	bool		ok;
 
+	if (s && s->rows == NULL)
+		return px_admin_complain(c, "0A000", s->columns, s->hint, true);
 	if (s == NULL)
-		return complain(c, "42704", "there is no such table", "SHOW HELP lists what there is.", true);
+		return px_admin_complain(c, "42704", "there is no such table", "SHOW HELP lists what there is.", true);
 	if (!describe(c, s->columns))
 		return false;
 	s->rows(&r);
 	if (!s->every_worker || px_workers == 1)
 	{
-		ok = send_rows(c, &r);
+		ok = send_rows(c, s, &r);
 		px_rows_free(&r);
 		return ok;
 	}
@@ -179,6 +169,7 @@ show(PxClient *c, const char *what)
 	a->tag = ++last_tag;
 	a->since_ms = px.now_ms;
 	a->rows = r;
+	a->show = s;
 	dlist_push_tail(&asked, &a->node);
 	for (int w = 0; w < px_workers; w++)
 		if (w != px.me && pg_atomic_read_u32(&px_worker_slot(w)->pid) != 0)
@@ -198,7 +189,7 @@ px_admin_show(int from, uint64 tag, const char *what)
 	size_t		at = 0;
 	uint8		chunk[CHUNK_BYTES + 1];
 
-	if (s == NULL || from < 0 || from >= px_workers)
+	if (s == NULL || s->rows == NULL || from < 0 || from >= px_workers)
 		return;
 	s->rows(&r);
 	do
@@ -231,7 +222,7 @@ finish(Asked *a)
 	PxClient   *c = a->client;
 
 	dlist_delete(&a->node);
-	send_rows(c, &a->rows);
+	send_rows(c, a->show, &a->rows);
 	px_rows_free(&a->rows);
 	px_free(a);
 }
@@ -275,6 +266,7 @@ px_admin_tick(void)
 	dlist_mutable_iter i;
 
 	px_show_tick();
+	px_command_tick();
 	dlist_foreach_modify(i, &asked)
 	{
 		Asked	   *a = dlist_container(Asked, node, i.cur);
@@ -289,6 +281,7 @@ px_admin_closed(PxClient *c)
 {
 	dlist_mutable_iter i;
 
+	px_command_closed(c);
 	dlist_foreach_modify(i, &asked)
 	{
 		Asked	   *a = dlist_container(Asked, node, i.cur);
@@ -301,143 +294,7 @@ px_admin_closed(PxClient *c)
 	}
 }
 
-/* ---------------------------------------------------------------- commands */
-
-bool
-px_admin_is_paused(const char *endpoint)
-{
-	bool		paused = false;
-
-	SpinLockAcquire(&px_shared->quota_lock);
-	for (int i = 0; i < PX_MAX_PAUSED; i++)
-		paused |= strcmp(px_shared->paused[i], "*") == 0 || strcmp(px_shared->paused[i], endpoint) == 0;
-	SpinLockRelease(&px_shared->quota_lock);
-	return paused;
-}
-
-static bool
-remember_pause(const char *endpoint, bool paused)
-{
-	int			free_at = -1;
-	bool		found = false;
-
-	SpinLockAcquire(&px_shared->quota_lock);
-	for (int i = 0; i < PX_MAX_PAUSED; i++)
-	{
-		char	   *name = px_shared->paused[i];
-
-		if (strcmp(name, endpoint) == 0)
-			found = true;
-		if (!paused && (strcmp(name, endpoint) == 0 || strcmp(endpoint, "*") == 0))
-			name[0] = '\0';
-		if (name[0] == '\0' && free_at < 0)
-			free_at = i;
-	}
-	if (paused && !found && free_at >= 0)
-		strlcpy(px_shared->paused[free_at], endpoint, sizeof(px_shared->paused[0]));
-	SpinLockRelease(&px_shared->quota_lock);
-	return !paused || found || free_at >= 0;
-}
-
-static void
-kill_pool(PxPool *p)
-{
-	px_error	e = {"FATAL", "57P01", "terminating connection due to administrator command", NULL, NULL};
-	dlist_mutable_iter i;
-
-	px_pool_fail(p, &e);
-	dlist_foreach_modify(i, &p->busy)
-	{
-		PxServer   *s = dlist_container(PxServer, node, i.cur);
-
-		s->close_after = true;
-		if (s->client)
-			px_client_fail(s->client, e.sqlstate, e.message, NULL, NULL);
-	}
-	dlist_foreach_modify(i, &px.idle)
-	{
-		PxClient   *c = dlist_container(PxClient, node, i.cur);
-
-		if (c->pool == p)
-			px_client_fail(c, e.sqlstate, e.message, NULL, NULL);
-	}
-	dlist_foreach_modify(i, &p->idle)
-		px_server_close(dlist_container(PxServer, node, i.cur));
-}
-
-/* In each worker: "PAUSE main-1a2b3c4d", the state is in shared memory already. */
-void
-px_admin_command(const char *text)
-{
-	dlist_mutable_iter i;
-	const char *name = strchr(text, ' ');
-
-	if (strncmp(text, "FORGET ", 7) == 0)
-	{
-		px_cache_invalidate(text + 7);
-		return;
-	}
-	if (strncmp(text, "RECONNECT", 9) == 0)
-		px_reconnect_generation++;
-	dlist_foreach_modify(i, &px.pools)
-	{
-		PxPool	   *p = dlist_container(PxPool, node, i.cur);
-
-		if (strncmp(text, "KILL", 4) == 0 && name && strcmp(name + 1, p->endpoint->id) == 0)
-			kill_pool(p);
-		p->paused = px_admin_is_paused(p->endpoint->id);
-		px_pool_want_run(p);
-	}
-}
-
-void
-px_admin_tell_all(const char *command, const char *endpoint)
-{
-	char		text[32 + PX_NAME_BYTES];
-
-	snprintf(text, sizeof(text), "%s %s", command, endpoint);
-	for (int w = 0; w < px_workers; w++)
-		if (w != px.me)
-			px_ipc_send(w, PX_MSG_COMMAND, 0, text, strlen(text));
-	px_admin_command(text);
-}
-
-static bool
-tell_all(PxClient *c, const char *command, const char *endpoint)
-{
-	px_admin_tell_all(command, endpoint);
-	return c->state == PX_CL_CLOSED ? false : complete(c, command);
-}
-
-static bool
-command(PxClient *c, const char *verb, const char *name)
-{
-	if (pg_strcasecmp(verb, "RELOAD") == 0)
-	{
-		kill(PostmasterPid, SIGHUP);
-		return complete(c, "RELOAD");
-	}
-	if (pg_strcasecmp(verb, "SHUTDOWN") == 0 && name[0] == '\0')
-	{
-		kill(PostmasterPid, SIGINT);	/* transactions may end within neon_proxy.drain_timeout */
-		return complete(c, "SHUTDOWN");
-	}
-	if (pg_strcasecmp(verb, "RECONNECT") == 0)
-		return tell_all(c, "RECONNECT", "");
-	if (pg_strcasecmp(verb, "PAUSE") == 0 || pg_strcasecmp(verb, "RESUME") == 0)
-	{
-		bool		pause = pg_strcasecmp(verb, "PAUSE") == 0;
-
-		if (!remember_pause(name[0] ? name : "*", pause))
-			return complain(c, "54000", "too many endpoints are paused", "RESUME some, or PAUSE all.", true);
-		return tell_all(c, pause ? "PAUSE" : "RESUME", name);
-	}
-	if (pg_strcasecmp(verb, "KILL") == 0 && name[0])
-		return tell_all(c, "KILL", name);
-	if (pg_strcasecmp(verb, "SET") == 0)
-		return complain(c, "0A000", "settings are not changed here", "Edit postgresql.conf of the proxy, or use ALTER SYSTEM there, and RELOAD.", true);
-	return complain(c, "42601", "unknown command", "SHOW HELP lists the commands.", true);
-}
+/* ---------------------------------------------------------------- what is asked */
 
 /* Up to three words; quotes around one are taken off. */
 static void
@@ -466,16 +323,16 @@ query(PxClient *c, const char *sql)
 	if (words[0][0] == '\0')
 		return send_or_close(c, empty, sizeof(empty));
 	if (words[2][0])
-		return complain(c, "42601", "unknown command", "SHOW HELP lists the commands.", true);
+		return px_admin_complain(c, "42601", "unknown command", "SHOW HELP lists the commands.", true);
 	if (pg_strcasecmp(words[0], "SHOW") == 0)
 		return show(c, words[1]);
-	return command(c, words[0], words[1]);
+	return px_command(c, words[0], words[1]);
 }
 
 bool
 px_admin_input(PxClient *c, const uint8 *p, size_t len, size_t *used)
 {
-	while (len - *used >= PX_HEAD_BYTES)
+	while (len - *used >= PX_HEAD_BYTES && !px_command_waits(c))
 	{
 		px_head		h;
 		const uint8 *m = p + *used;
@@ -504,7 +361,7 @@ px_admin_input(PxClient *c, const uint8 *p, size_t len, size_t *used)
 				break;
 			case 'P':
 				/* what follows is passed over until the Sync, which is answered */
-				if (!complain(c, "0A000", "the console takes simple queries only", "Use psql.", false))
+				if (!px_admin_complain(c, "0A000", "the console takes simple queries only", "Use psql.", false))
 					return false;
 				break;
 			default:
@@ -512,4 +369,18 @@ px_admin_input(PxClient *c, const uint8 *p, size_t len, size_t *used)
 		}
 	}
 	return true;
+}
+
+void
+px_admin_resume(PxClient *c)
+{
+	PxBuf	   *b = c->in;
+	size_t		used = 0;
+
+	if (b == NULL)
+		return;
+	c->in = NULL;
+	if (px_admin_input(c, b->data + b->start, b->end - b->start, &used) && !px_buf_append(&c->in, b->data + b->start + used, b->end - b->start - used))
+		px_client_close(c);
+	px_buf_free(&b);
 }

@@ -17,8 +17,6 @@
 
 #include "px.h"
 
-#define MAX_PASSWORD_BYTES 20000
-
 /* ---------------------------------------------------------------- the offer */
 
 static const PxCertificate *
@@ -127,32 +125,26 @@ scram_failed(PxClient *c, px_scram_result r)
 	return px_login_refuse(c);
 }
 
-/* mechanism, length of the initial response, client-first */
 static bool
 scram_first(PxClient *c, const uint8 *body, size_t len)
 {
 	PxLogin    *l = c->login;
 	const PxCertificate *cert = certificate_of(c);
-	const uint8 *zero = memchr(body, 0, len);
-	size_t		mech;
-	uint32		n;
+	px_sasl_initial first;
 	uint8		nonce[PX_SCRAM_NONCE_BYTES];
 	px_scram_result r;
 
-	if (zero == NULL || (mech = zero - body + 1) + 4 > len)
+	if (!px_sasl_initial_parse(body, len, &first))
 		return scram_malformed(c);
-	l->plus = strcmp((const char *) body, "SCRAM-SHA-256-PLUS") == 0;
-	if (!l->plus && strcmp((const char *) body, "SCRAM-SHA-256") != 0)
+	l->plus = strcmp(first.mechanism, "SCRAM-SHA-256-PLUS") == 0;
+	if (!l->plus && strcmp(first.mechanism, "SCRAM-SHA-256") != 0)
 		return px_client_fail(c, "08P01", "client selected an authentication mechanism that was not offered", NULL, NULL);
 	if (l->plus && cert == NULL)
-		return scram_malformed(c);
-	n = (uint32) body[mech] << 24 | body[mech + 1] << 16 | body[mech + 2] << 8 | body[mech + 3];
-	if (n != len - mech - 4)
 		return scram_malformed(c);
 	if (!pg_strong_random(nonce, sizeof(nonce)))
 		return px_client_fail(c, "XX000", "could not get random bytes", NULL, NULL);
 	l->scram = px_alloc(sizeof(px_scram_server));
-	r = px_scram_server_first(l->scram, (const char *) body + mech + 4, n, l->plus, cert != NULL && cert->hash_len > 0, &l->secret, nonce);
+	r = px_scram_server_first(l->scram, first.response, first.response_len, l->plus, cert != NULL && cert->hash_len > 0, &l->secret, nonce);
 	if (r != PX_SCRAM_OK)
 		return scram_failed(c, r);
 	px_client_state(c, PX_CL_SASL_FINAL);
@@ -228,7 +220,7 @@ password_message(PxClient *c, const uint8 *body, size_t len)
 	size_t		skip = 0;
 	char		name[PX_NAME_BYTES];
 
-	if (len == 0 || len > MAX_PASSWORD_BYTES || memchr(body, 0, len) != body + len - 1)
+	if (!px_password_parse(body, len))
 		return px_client_fail(c, "08P01", "invalid password packet", NULL, NULL);
 	if (l->name[0] == '\0')
 	{

@@ -3,7 +3,7 @@
  *
  * A client's key names the worker it is with; a request that arrives elsewhere is passed on.  The worker that has the client opens a
  * connection to its compute and sends the server's own key.  A server connection that becomes free meanwhile is not used before that is
- * over: the cancel would hit somebody else's query.
+ * over: the cancel would hit somebody else's query.  A query that was not sent to a server yet is taken back here.
  *
  * Bounded: a number of connections at a time, a number of requests a minute from one address.
  *
@@ -14,6 +14,8 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#include "px_keytab.h"
 
 #include "px.h"
 
@@ -122,45 +124,39 @@ px_cancel_tick(void)
 	}
 }
 
-/* Is what waits one whole request and nothing else: a simple query, or messages of the extended protocol up to a Sync? */
-static bool
-one_request(const PxBuf *in)
-{
-	size_t		len = in ? in->end - in->start : 0;
-	size_t		at = 0;
-	px_head		head;
-
-	while (len - at >= PX_HEAD_BYTES && px_head_parse(in->data + in->start + at, &head) && head.len <= len - at)
-	{
-		bool		simple = head.type == 'Q' && at == 0;
-
-		at += head.len;
-		if (simple || head.type == 'S')
-			return at == len;
-		if (head.type == 0 || strchr("PBDECH", head.type) == NULL)
-			return false;
-	}
-	return false;
-}
-
-/* It has no server connection yet: its query is taken back, if it is the only thing it sent.  As after an error, all of it is passed over. */
+/*
+ * Its query has not been sent to a server: it waits for a connection, or for its parameters to be set on one.  The first request is taken back, as
+ * after an error; what it sent behind that goes on.  The connection whose parameters are being set goes back to the pool when they are.
+ */
 static void
-cancel_waiting(PxClient *c)
+take_back(PxClient *c)
 {
 	uint8		buf[256];
 	px_error	e = {"ERROR", "57014", "canceling statement due to user request", NULL, NULL};
+	bool		to_sync;
+	size_t		taken = c->in ? px_first_request(c->in->data + c->in->start, c->in->end - c->in->start, &to_sync) : 0;
 	size_t		n;
 
-	if (!one_request(c->in))
+	if (taken == 0)
 		return;
-	px_buf_free(&c->in);
+	c->in->start += taken;
+	if (c->in->start == c->in->end)
+		px_buf_free(&c->in);
+	c->to_sync = to_sync;
+	if (c->server)
+	{
+		c->server->client = NULL;
+		c->server = NULL;
+	}
 	px_client_state(c, PX_CL_IDLE);
+	px_count(cancels_total);
 	n = px_put_error(buf, sizeof(buf), &e);
-	n += px_put_ready(buf + n, sizeof(buf) - n, 'I');
+	if (!to_sync)
+		n += px_put_ready(buf + n, sizeof(buf) - n, 'I');
 	if (!px_sock_send(&c->sock, buf, n))
 		px_client_close(c);
 	else
-		px_sock_watch(&c->sock, true);
+		px_relay_resume(c);
 }
 
 void
@@ -170,16 +166,18 @@ px_cancel_local(uint64 key)
 
 	if (c == NULL || ncancels >= MAX_CANCELS)
 		px_count(cancels_refused_total);
+	else if (c->state == PX_CL_ADMIN)
+		px_admin_cancel(c);
 	else if (c->server && c->server->state == PX_SV_LINKED)
 		start(c->server);
-	else if (c->state == PX_CL_WAITING)
-		cancel_waiting(c);
+	else if (c->state == PX_CL_WAITING || (c->server && c->server->state == PX_SV_SETTING))
+		take_back(c);
 }
 
 void
 px_cancel_request(PxClient *c, uint64 key)
 {
-	int			worker = (int) (key >> 56);
+	int			worker = px_key_worker(key);
 
 	if (px_failures(px_address_key(PX_QUOTA_CANCELS, c), px.now_ms, 1) > MAX_A_MINUTE || worker >= px_workers)
 		px_count(cancels_refused_total);

@@ -12,93 +12,39 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "px_keytab.h"
+
 #include "px.h"
 
 #define ACCEPTS_A_ROUND 64
 
-/* ---------------------------------------------------------------- cancel keys: open addressing, no tombstones */
+/* ---------------------------------------------------------------- cancel keys */
 
-static PxClient **keyed;
-static uint32 keyed_cap;
-static uint32 keyed_used;
+static px_keytab keyed;
 static uint32 next_id;
-
-static uint32
-key_slot(uint64 key)
-{
-	return (uint32) (key * UINT64CONST(0x9E3779B97F4A7C15) >> 32) & (keyed_cap - 1);
-}
-
-static void
-key_insert(PxClient *c)
-{
-	uint32		at = key_slot(c->key);
-
-	while (keyed[at])
-		at = (at + 1) & (keyed_cap - 1);
-	keyed[at] = c;
-}
-
-static void
-key_grow(void)
-{
-	PxClient  **old = keyed;
-	uint32		n = keyed_cap;
-
-	keyed_cap = n ? n * 2 : 256;
-	keyed = px_alloc(keyed_cap * sizeof(PxClient *));
-	for (uint32 i = 0; i < n; i++)
-		if (old[i])
-			key_insert(old[i]);
-	px_free(old);
-}
 
 PxClient *
 px_client_by_key(uint64 key)
 {
-	if (keyed_cap == 0)
-		return NULL;
-	for (uint32 at = key_slot(key); keyed[at]; at = (at + 1) & (keyed_cap - 1))
-		if (keyed[at]->key == key)
-			return keyed[at];
-	return NULL;
+	return px_keytab_find(&keyed, key);
 }
 
-/*
- * The upper half is what clients take for a process id: it stays positive, and its upper 7 bits name the worker, which is how
- * any other worker knows whom to ask.  The other 56 bits are random.
- */
 static void
 key_make(PxClient *c)
 {
-	if (keyed_used * 2 >= keyed_cap)
-		key_grow();
+	if (px_keytab_full(&keyed))
+	{
+		uint32		cap = keyed.cap ? keyed.cap * 2 : 256;
+
+		px_free(px_keytab_move(&keyed, px_alloc(cap * sizeof(px_keyed)), cap));
+	}
 	do
 	{
 		if (!pg_strong_random(&c->key, sizeof(c->key)))
 			ereport(FATAL, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("could not get random bytes")));
-		c->key = (c->key & UINT64CONST(0x00FFFFFFFFFFFFFF)) | (uint64) px.me << 56;
+		c->key = px_key_of_worker(c->key, px.me);
 	} while (c->key == 0 || px_client_by_key(c->key));
-	keyed_used++;
-	key_insert(c);
-}
-
-static void
-key_drop(PxClient *c)
-{
-	uint32		at = key_slot(c->key);
-
-	while (keyed[at] != c)
-		at = (at + 1) & (keyed_cap - 1);
-	keyed[at] = NULL;
-	keyed_used--;
-	for (at = (at + 1) & (keyed_cap - 1); keyed[at]; at = (at + 1) & (keyed_cap - 1))
-	{
-		PxClient   *moved = keyed[at];
-
-		keyed[at] = NULL;
-		key_insert(moved);
-	}
+	px_keytab_add(&keyed, c->key, c);
 }
 
 /* ---------------------------------------------------------------- accepting */
@@ -186,7 +132,7 @@ px_client_accept(PxSock *listener)
 		else
 		{
 			take_address(c, &a);
-			px_sock_tcp_options(fd, 60, 10, 5);
+			px_sock_tcp_options(fd, &px_client_keepalive);
 		}
 		key_make(c);
 		c->state = PX_CL_FIRST;
@@ -284,7 +230,7 @@ px_client_close(PxClient *c)
 		px_quota_give(PX_QUOTA_ADDRESS, px_address_key(PX_QUOTA_ADDRESS, c));
 	px_pool_leave(c);
 	px_login_free(c);
-	key_drop(c);
+	px_keytab_drop(&keyed, c->key);
 	px_prepared_free_client(c);
 	px_vars_release(&c->vars);
 	px_buf_free(&c->in);

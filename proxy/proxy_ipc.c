@@ -88,6 +88,7 @@ px_ipc_event(void)
 		const uint8 *data = buf + sizeof(Head);
 		size_t		len = n - sizeof(Head);
 		uint64		key;
+		int64		count;
 
 		if (n < (ssize_t) sizeof(Head))
 			return;
@@ -107,6 +108,16 @@ px_ipc_event(void)
 				break;
 			case PX_MSG_ROWS:
 				px_admin_rows(h.tag, data, len);
+				break;
+			case PX_MSG_COUNT:
+				px_admin_count(h.from, h.tag, (const char *) data);
+				break;
+			case PX_MSG_COUNTED:
+				if (len == sizeof(count))
+				{
+					memcpy(&count, data, sizeof(count));
+					px_admin_counted(h.tag, count);
+				}
 				break;
 			case PX_MSG_COMMAND:
 				px_admin_command((const char *) data);

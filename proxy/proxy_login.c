@@ -485,6 +485,8 @@ take_endpoint_quota(PxClient *c)
 	const PxEndpoint *e = c->login->endpoint;
 	int			limit = e->max_clients ? e->max_clients : px_max_endpoint_clients;
 
+	if (px_admin_is_disabled(e->id))
+		return px_client_fail(c, "57P03", "the endpoint takes no connections", "It was disabled on the console of the proxy.", "ENABLE it there.");
 	if (!px_quota_take(PX_QUOTA_ENDPOINT, px_hash(PX_QUOTA_ENDPOINT, e->id, strlen(e->id)), limit))
 	{
 		px_count(limited_total);

@@ -82,6 +82,7 @@ px_pool_get(PxEndpoint *e, const char *database, const char *user, const char *e
 	x->p.dedicated = dedicated;
 	snprintf(key, sizeof(key), "%s/%s/%s", e->id, database, user);
 	x->p.quota_key = px_hash(PX_QUOTA_POOL, key, strlen(key));
+	x->p.stats = px_db_stats_get(e->id, database);
 	dlist_init(&x->p.idle);
 	dlist_init(&x->p.busy);
 	dlist_init(&x->p.starting);
@@ -110,6 +111,7 @@ forget_pool(PxPool *p)
 	dlist_delete(&p->by_endpoint);
 	if (p->runnable)
 		dlist_delete(&p->run);
+	px_db_stats_release(p->stats);
 	px_free(p->database);
 	px_free(p->user);
 	px_free(p->extra);
@@ -451,6 +453,7 @@ run(PxPool *p)
 		PxClient   *c = dlist_head_element(PxClient, node, &p->waiting);
 
 		px_add(wait_us_total, (int64) (px.now_us - c->wait_us));
+		p->stats->value[PX_DB_WAIT_US] += (int64) (px.now_us - c->wait_us);
 		if (link_up(c, s))
 			px_relay_resume(c);
 	}
@@ -493,7 +496,7 @@ close_idle(PxPool *p)
 	{
 		PxServer   *s = dlist_container(PxServer, node, i.cur);
 
-		if (px.now_ms - s->state_ms >= px_server_idle_timeout_ms || px.now_ms - s->created_ms >= px_server_lifetime_ms || p->paused ||
+		if (px.now_ms - s->state_ms >= px_server_idle_timeout_ms || px.now_ms - s->created_ms >= px_server_lifetime_ms || p->paused || s->close_after ||
 			s->generation != px_reconnect_generation)
 			px_server_close(s);
 	}

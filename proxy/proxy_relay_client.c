@@ -101,6 +101,24 @@ without_server(PxClient *c, const px_head *head)
 	return c->state == PX_CL_CLOSED ? STEP_CLOSED : STEP_ENOUGH;
 }
 
+/* Its request was taken back, and the rest of it is nobody's: the Sync is answered here. */
+static Step
+until_sync(PxClient *c, const px_head *head)
+{
+	uint8		buf[8];
+
+	c->drop_message = true;
+	c->skip = head->len;
+	if (head->type != 'S')
+		return STEP_ON;
+	c->to_sync = false;
+	px_put_ready(buf, sizeof(buf), 'I');
+	if (px_sock_send(&c->sock, buf, 6))
+		return STEP_ON;
+	px_client_close(c);
+	return STEP_CLOSED;
+}
+
 /* One message, or as much of it as there is, goes to the server. */
 static Step
 pass_on(PxClient *c, PxOut *out, const px_head *head, const uint8 *p, size_t have, size_t *used)
@@ -184,6 +202,8 @@ one_step(PxClient *c, PxOut *out, bool *gathering, const uint8 *p, size_t have, 
 	}
 	if (head.type == 'X')
 		return terminate(c, out, gathering);
+	if (c->to_sync)
+		return until_sync(c, &head);
 	if (c->server == NULL)
 	{
 		step = without_server(c, &head);
@@ -271,6 +291,7 @@ px_relay_client(PxClient *c)
 	if (n == 0)
 		return;
 	px_add(client_bytes_total, n);
+	c->pool->stats->value[PX_DB_RECEIVED] += n;
 	if (c->in || must_wait(c))
 	{
 		if (!px_buf_append(&c->in, px.rbuf, n))

@@ -75,6 +75,12 @@ own_query_done(Round *r)
 	}
 	if (s->state != PX_SV_SETTING)
 		return true;
+	if (c == NULL)				/* its query was cancelled meanwhile */
+	{
+		s->close_after |= failed;
+		s->release = true;
+		return true;
+	}
 	if (failed)
 	{
 		if (r->to_client)
@@ -108,10 +114,14 @@ ready_for_query(Round *r, const uint8 *p)
 	forward(r, p, 6);
 	s->copy_in = false;
 	px_count(queries_total);
+	s->pool->stats->value[PX_DB_QUERIES]++;
 	if (s->client)
 		s->client->queries++;
 	if (s->status == 'I')
+	{
 		px_count(transactions_total);
+		s->pool->stats->value[PX_DB_TRANSACTIONS]++;
+	}
 	if (s->client && s->client->blocked && s->queue_len < PX_MAX_QUEUE / 2)
 		r->resume = true;
 	if (s->status == 'T' || s->status == 'E')
@@ -352,7 +362,11 @@ end_round(Round *r)
 	{
 		s->release = false;
 		if (c)
+		{
 			px_add(query_us_total, (int64) (px.now_us - s->linked_us));
+			s->pool->stats->value[PX_DB_TRANSACTION_US] += (int64) (px.now_us - s->linked_us);
+			s->pool->stats->value[PX_DB_QUERY_US] += (int64) (px.now_us - s->linked_us);
+		}
 		px_pool_release(s);
 		if (c && px.stopping)
 			px_client_fail(c, "57P01", "the proxy is shutting down", NULL, "Connect again.");
@@ -408,6 +422,7 @@ px_relay_server(PxServer *s)
 	if (n == 0)
 		return;
 	px_add(server_bytes_total, n);
+	s->pool->stats->value[PX_DB_SENT] += n;
 	if (s->in == NULL)
 	{
 		server_bytes(s, px.rbuf, n, &used);

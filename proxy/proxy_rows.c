@@ -7,7 +7,7 @@
 
 #include "proxy_show.h"
 
-#define MAX_COLUMNS 24
+#define MAX_COLUMNS 28
 
 void
 px_rows_free(PxRows *r)
@@ -70,4 +70,47 @@ px_row(PxRows *r, const char *types,...)
 	}
 	va_end(args);
 	px_row_text(r, n, values);
+}
+
+int
+px_row_count(const PxRows *r)
+{
+	px_head		h;
+	int			n = 0;
+
+	for (size_t at = 0; r->len - at >= PX_HEAD_BYTES && px_head_parse(r->data + at, &h) && h.len <= r->len - at; at += h.len)
+		n++;
+	return n;
+}
+
+bool
+px_row_next(const PxRows *r, size_t *at, int ncolumns, char **values)
+{
+	static char *copy;			/* of the row, with a zero behind each text */
+	px_head		h;
+	const uint8 *p;
+	size_t		left;
+	char	   *to;
+
+	if (r->len - *at < PX_HEAD_BYTES + 2 || !px_head_parse(r->data + *at, &h) || h.len > r->len - *at)
+		return false;
+	px_free(copy);
+	to = copy = px_alloc(h.len + ncolumns);
+	p = r->data + *at + PX_HEAD_BYTES + 2;
+	left = h.len - PX_HEAD_BYTES - 2;
+	*at += h.len;
+	for (int i = 0; i < ncolumns; i++)
+	{
+		uint32		n = left >= 4 ? (uint32) p[0] << 24 | p[1] << 16 | p[2] << 8 | p[3] : 0;
+
+		if (left < 4 || n > left - 4)
+			return false;
+		memcpy(to, p + 4, n);
+		values[i] = to;
+		to[n] = 0;
+		to += n + 1;
+		p += 4 + n;
+		left -= 4 + n;
+	}
+	return true;
 }

@@ -219,7 +219,7 @@ px_server_connect(PxPool *p)
 	}
 	px_sock_init(&s->sock, PX_SOCK_SERVER, fd);
 	if (s->address.ss_family != AF_UNIX)
-		px_sock_tcp_options(fd, 30, 10, 3);
+		px_sock_tcp_options(fd, &px_server_keepalive);
 	if (connect(fd, (struct sockaddr *) &s->address, s->address_len) != 0 && errno != EINPROGRESS)
 	{
 		failed(s, "could not connect to the endpoint", strerror(errno));

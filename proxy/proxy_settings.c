@@ -43,6 +43,8 @@ int			px_cache_entries = 4000;
 int			px_controller_timeout_ms = 10 * SECOND;
 int			px_wake_timeout_ms = 2 * MINUTE;
 int			px_drain_timeout_ms = 10 * SECOND;
+PxKeepalive px_client_keepalive = {60, 10, 5, 0};
+PxKeepalive px_server_keepalive = {30, 10, 3, 0};
 bool		px_share_port = false;
 int			px_max_prepared_statements = 200;
 char	   *px_admin_users;
@@ -88,6 +90,14 @@ static const IntSetting int_settings[] = {
 	{"controller_timeout", "Limit for a question to the controller.", &px_controller_timeout_ms, 100, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS},
 	{"wake_timeout", "Limit for waking an endpoint.", &px_wake_timeout_ms, 100, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS},
 	{"drain_timeout", "How long transactions may go on when the proxy is stopped.", &px_drain_timeout_ms, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS},
+	{"tcp_keepalives_idle", "A client that says nothing for so long is asked whether it is there; 0 is the system's value.", &px_client_keepalive.idle_s, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_S},
+	{"tcp_keepalives_interval", "Time between two such questions.", &px_client_keepalive.interval_s, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_S},
+	{"tcp_keepalives_count", "Questions without an answer after which a client is gone.", &px_client_keepalive.count, 0, 127, PGC_SIGHUP, 0},
+	{"tcp_user_timeout", "How long what was sent to a client may be without an acknowledgement, or a client not read; 0 is the system's value.", &px_client_keepalive.user_timeout_ms, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS},
+	{"server_tcp_keepalives_idle", "As tcp_keepalives_idle, for connections to computes.", &px_server_keepalive.idle_s, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_S},
+	{"server_tcp_keepalives_interval", "As tcp_keepalives_interval, for connections to computes.", &px_server_keepalive.interval_s, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_S},
+	{"server_tcp_keepalives_count", "As tcp_keepalives_count, for connections to computes.", &px_server_keepalive.count, 0, 127, PGC_SIGHUP, 0},
+	{"server_tcp_user_timeout", "As tcp_user_timeout, for connections to computes.", &px_server_keepalive.user_timeout_ms, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS},
 	{"max_prepared_statements", "Prepared statements kept on a server connection in transaction mode; 0 leaves them to the client.", &px_max_prepared_statements, 0, 10000, PGC_SIGHUP, 0},
 };
 

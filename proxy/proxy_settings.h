@@ -14,6 +14,15 @@ typedef enum PxPoolMode
 	PX_POOL_TRANSACTION
 } PxPoolMode;
 
+/* When a peer of TCP is taken for gone: idle_s + count * interval_s after its last sign of life. */
+typedef struct PxKeepalive
+{
+	int			idle_s;			/* 0: as the system has it */
+	int			interval_s;
+	int			count;
+	int			user_timeout_ms;	/* 0: as the system has it */
+} PxKeepalive;
+
 /* fixed at the start of the instance */
 extern int	px_workers;
 extern char *px_listen_addresses;
@@ -44,6 +53,8 @@ extern int	px_cache_entries;
 extern int	px_controller_timeout_ms;
 extern int	px_wake_timeout_ms;
 extern int	px_drain_timeout_ms;
+extern PxKeepalive px_client_keepalive;
+extern PxKeepalive px_server_keepalive;
 extern bool px_share_port;
 extern int	px_max_prepared_statements;
 extern char *px_admin_users;

@@ -52,6 +52,7 @@ typedef struct PxShared
 	PxWorkerSlot worker[PX_MAX_WORKERS];
 	slock_t		quota_lock;
 	char		paused[PX_MAX_PAUSED][80];	/* endpoints, "*" is all; empty: free */
+	char		disabled[PX_MAX_PAUSED][80];	/* endpoints that nobody may log in to */
 	PxQuota		quota[PX_QUOTA_SLOTS];
 } PxShared;
 

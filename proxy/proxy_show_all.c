@@ -1,8 +1,7 @@
 /*
  * proxy_show_all.c - the tables of the console that are about all workers together: statistics, settings, versions.
  *
- * Counters are not kept by database: STATS has one row for all of them, and a transaction's time stands for its queries' too.  Averages are
- * of the last full period, which each worker keeps for itself (px_show_tick).
+ * A transaction's time stands for its queries' too.  Averages are of the last full period, which each worker keeps for itself (px_show_tick).
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -38,6 +37,7 @@ totals_now(void)
 void
 px_show_tick(void)
 {
+	px_db_stats_tick();
 	if (period_end.at_ms != 0 && px.now_ms - period_end.at_ms < PERIOD_MS)
 		return;
 	period_begin = period_end;
@@ -61,35 +61,6 @@ averages(void)
 		a.value[i] = i == 4 || i == 5 ? (count > 0 ? d / count : 0) : d * 1000 / ms;
 	}
 	return a;
-}
-
-void
-px_show_stats(PxRows *r)
-{
-	Totals		now = totals_now();
-	Totals		avg = averages();
-	const int64 *t = now.value;
-	const int64 *a = avg.value;
-
-	px_row(r, "sllllllllllllll", "*", t[0], t[1], t[2], t[3], t[4], t[5], t[6], a[0], a[1], a[2], a[3], a[4], a[5], a[6]);
-}
-
-static void
-seven(PxRows *r, Totals t)
-{
-	px_row(r, "slllllll", "*", t.value[0], t.value[1], t.value[2], t.value[3], t.value[4], t.value[5], t.value[6]);
-}
-
-void
-px_show_stats_totals(PxRows *r)
-{
-	seven(r, totals_now());
-}
-
-void
-px_show_stats_averages(PxRows *r)
-{
-	seven(r, averages());
 }
 
 void
@@ -117,6 +88,8 @@ px_show_lists(PxRows *r)
 	px_row(r, "sl", "free_servers", (int64) px_stat_sum(PX_STAT_servers_idle));
 	px_row(r, "sl", "used_servers", (int64) (px_stat_sum(PX_STAT_servers) - px_stat_sum(PX_STAT_servers_idle)));
 	px_row(r, "sl", "waiting_clients", (int64) px_stat_sum(PX_STAT_clients_waiting));
+	for (int i = 0; i < 3; i++)
+		px_row(r, "sd", i == 0 ? "dns_names" : i == 1 ? "dns_zones" : "dns_queries", 0);
 	px_row(r, "sd", "workers", px_workers);
 }
 
@@ -218,8 +191,9 @@ void
 px_show_help(PxRows *r)
 {
 	static const char *const lines[] = {
-		"SHOW POOLS | CLIENTS | SERVERS | DATABASES | USERS", "SHOW STATS | STATS_TOTALS | STATS_AVERAGES | TOTALS", "SHOW LISTS | MEM | WORKERS | COUNTERS",
-		"SHOW CONFIG | VERSION | HELP", "RELOAD", "RECONNECT", "PAUSE [endpoint]", "RESUME [endpoint]", "KILL endpoint", "SHUTDOWN"
+		"SHOW POOLS | CLIENTS | SERVERS | DATABASES | USERS", "SHOW STATS | STATS_TOTALS | STATS_AVERAGES | TOTALS", "SHOW SOCKETS | ACTIVE_SOCKETS | FDS",
+		"SHOW LISTS | MEM | WORKERS | COUNTERS", "SHOW CONFIG | VERSION | HELP", "RELOAD", "RECONNECT [endpoint]", "PAUSE [endpoint]", "RESUME [endpoint]",
+		"WAIT_CLOSE [endpoint]", "DISABLE endpoint", "ENABLE endpoint", "KILL endpoint", "SHUTDOWN"
 	};
 
 	for (int i = 0; i < lengthof(lines); i++)

@@ -19,6 +19,8 @@
 
 #include "px.h"
 
+#define MIN_UNANSWERED 3
+
 static PxSock **again;			/* as many as there are connections, at most */
 static int	nagain;
 static int	again_cap;
@@ -51,17 +53,41 @@ set_mask(PxSock *s)
 		ereport(FATAL, (errcode_for_socket_access(), errmsg("could not watch a socket: %m")));
 }
 
-/* Small messages go at once; a peer that is gone is noticed idle_s + count * interval_s after its last sign of life. */
+static void
+set_option(int fd, int option, int value)
+{
+	if (value > 0)
+		setsockopt(fd, IPPROTO_TCP, option, &value, sizeof(value));
+}
+
+/* Small messages go at once; a silent peer that is gone is noticed by the kernel. */
 void
-px_sock_tcp_options(int fd, int idle_s, int interval_s, int count)
+px_sock_tcp_options(int fd, const PxKeepalive *k)
 {
 	int			one = 1;
 
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
-	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s));
-	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof(interval_s));
-	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count));
+	set_option(fd, TCP_KEEPIDLE, k->idle_s);
+	set_option(fd, TCP_KEEPINTVL, k->interval_s);
+	set_option(fd, TCP_KEEPCNT, k->count);
+	set_option(fd, TCP_USER_TIMEOUT, k->user_timeout_ms);
+}
+
+/*
+ * While something is on its way to a peer the kernel does not ask, but sends it again, for a quarter of an hour.  A peer that has not answered to
+ * several of these for as long as a silent one may be silent is gone.  One that is there and does not read answers: it has no room.  (TCP_USER_TIMEOUT
+ * would end that one, too.)
+ */
+bool
+px_sock_unanswered(PxSock *s, const PxKeepalive *k)
+{
+	struct tcp_info t = {0};
+	socklen_t	n = sizeof(t);
+
+	if (s->fd < 0 || k->idle_s == 0 || getsockopt(s->fd, IPPROTO_TCP, TCP_INFO, &t, &n) != 0)
+		return false;
+	return t.tcpi_retransmits + t.tcpi_probes >= MIN_UNANSWERED && t.tcpi_last_ack_recv >= 1000 * ((int64) k->idle_s + (int64) k->interval_s * k->count);
 }
 
 /* libpq opens and closes its sockets itself: one number may be another socket now. */

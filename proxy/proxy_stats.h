@@ -28,6 +28,7 @@
 	X(login_failures_total, counter, "Logins that failed by a wrong password or an unknown role or endpoint.") \
 	X(limited_total, counter, "Connections refused by a limit.") \
 	X(login_timeouts_total, counter, "Connections closed because they did not log in in time.") \
+	X(clients_lost_total, counter, "Connections closed because the client did not acknowledge what was sent to it.") \
 	X(protocol_errors_total, counter, "Connections closed because of bytes that are not the protocol.") \
 	X(transactions_total, counter, "Transactions that ended.") \
 	X(queries_total, counter, "Queries that ended.") \

@@ -35,6 +35,7 @@
 
 #define MAX_EVENTS	256
 #define TICK_MS		50
+#define UNANSWERED_MS	2000
 #define MAX_LAST_ACCEPTS 4096
 #define EXTERNAL_LOGIN_MS (120 * 1000)	/* a person confirms a login */
 
@@ -332,11 +333,29 @@ expire_transactions(void)
 	}
 }
 
+/* Clients whose network has gone while an answer was on its way to them: those that hold a server connection. */
+static void
+expire_unanswered(void)
+{
+	dlist_mutable_iter i;
+
+	dlist_foreach_modify(i, &px.linked)
+	{
+		PxClient   *c = dlist_container(PxClient, node, i.cur);
+
+		if (c->is_unix || !px_sock_unanswered(&c->sock, &px_client_keepalive))
+			continue;
+		px_count(clients_lost_total);
+		px_client_close(c);
+	}
+}
+
 static void
 tick(void)
 {
 	static int64 last_ms;
 	static int64 slow_ms;
+	static int64 slower_ms;
 
 	if (px.now_ms - last_ms < TICK_MS)
 		return;
@@ -352,6 +371,11 @@ tick(void)
 	slow_ms = px.now_ms;
 	expire_logins();
 	expire_transactions();
+	if (px.now_ms - slower_ms >= UNANSWERED_MS)
+	{
+		slower_ms = px.now_ms;
+		expire_unanswered();
+	}
 	expire(&px.idle, px_client_idle_timeout_ms, "57P05", "terminating connection due to idle timeout", NULL);
 }
 

@@ -123,6 +123,23 @@ typedef struct PxVars
 	char	   *value[PX_TRACKED];	/* interned (px_intern), NULL: never named */
 } PxVars;
 
+/* What is counted by database of an endpoint; proxy_dbstats.c */
+enum
+{
+	PX_DB_TRANSACTIONS, PX_DB_QUERIES, PX_DB_RECEIVED, PX_DB_SENT, PX_DB_TRANSACTION_US, PX_DB_QUERY_US, PX_DB_WAIT_US, PX_DB_COUNT
+};
+
+typedef struct PxDbStats
+{
+	struct PxDbStats *next;
+	char	   *database;
+	char	   *endpoint;
+	int			pools;			/* that count here */
+	int64		value[PX_DB_COUNT];
+	int64		begin[PX_DB_COUNT];	/* of the period that averages are of */
+	int64		end[PX_DB_COUNT];
+} PxDbStats;
+
 typedef struct PxPool
 {
 	dlist_node	node;			/* of all pools */
@@ -134,6 +151,7 @@ typedef struct PxPool
 	uint32		extra_len;
 	uint64		hash;
 	uint64		quota_key;
+	PxDbStats  *stats;
 	int			mode;			/* PxPoolMode */
 	bool		dedicated;		/* replication: a server connection is for one client and not used again */
 	bool		paused;
@@ -331,6 +349,7 @@ typedef struct PxClient
 	bool		endpoint_quota;
 	bool		drop_message;	/* the rest of this message is for nobody */
 	bool		blocked;		/* too many requests in flight: `in` waits */
+	bool		to_sync;		/* a request was taken back: what comes until its Sync is dropped */
 	uint32		skip;			/* rest of a message that is passed on, or dropped, unseen */
 	int64		connected_ms;
 	int64		state_ms;
@@ -345,6 +364,8 @@ typedef enum PxMessageKind
 	PX_MSG_CANCEL,				/* u64 key */
 	PX_MSG_SHOW,				/* text: what is to be shown; answered by PX_MSG_ROWS */
 	PX_MSG_ROWS,				/* one byte: whether these are the last; DataRow messages */
+	PX_MSG_COUNT,				/* text: which server connections; answered by PX_MSG_COUNTED */
+	PX_MSG_COUNTED,				/* i64: how many there are */
 	PX_MSG_COMMAND,				/* text: PAUSE, RESUME, KILL, RECONNECT, FORGET, and an endpoint's id */
 	PX_MSG_ENDPOINT,			/* three texts: name, "", what the controller said about it */
 	PX_MSG_ROLE					/* three texts: endpoint's id, role, secret */
@@ -407,7 +428,8 @@ extern bool px_sock_send(PxSock *s, const void *data, size_t len);
 extern bool px_sock_handshake(PxSock *s, bool *done);
 extern void px_sock_again(PxSock *s);
 extern PxSock *px_sock_next_again(void);
-extern void px_sock_tcp_options(int fd, int idle_s, int interval_s, int count);
+extern void px_sock_tcp_options(int fd, const PxKeepalive *k);
+extern bool px_sock_unanswered(PxSock *s, const PxKeepalive *k);	/* the peer is gone, though something is on its way to it */
 extern void px_sock_mask(PxSock *s, uint32 events);	/* for sockets of libpq */
 extern bool px_buf_append(PxBuf **buf, const void *data, size_t len);
 extern void px_buf_free(PxBuf **buf);
@@ -485,6 +507,11 @@ extern void px_pool_run(void);	/* at the end of a round: what waits meets what i
 extern void px_pool_want_run(PxPool *p);
 extern void px_pool_forget_all(void);
 extern uint32 px_reconnect_generation;
+
+/* ---- proxy_dbstats.c ---- */
+extern PxDbStats *px_db_stats_get(const char *endpoint, const char *database);
+extern void px_db_stats_release(PxDbStats *d);
+extern void px_db_stats_tick(void);
 
 /* ---- proxy_server.c ---- */
 extern PxServer *px_server_connect(PxPool *p);
@@ -574,6 +601,10 @@ extern void px_admin_rows(uint64 tag, const uint8 *data, size_t len);	/* another
 extern void px_admin_command(const char *text);
 extern void px_admin_tell_all(const char *command, const char *endpoint);
 extern void px_admin_tick(void);
+extern bool px_admin_is_disabled(const char *endpoint);
+extern void px_admin_cancel(PxClient *c);
+extern void px_admin_count(int from, uint64 tag, const char *text);	/* another worker asks, for a command that waits */
+extern void px_admin_counted(uint64 tag, int64 count);
 extern bool px_admin_is_paused(const char *endpoint);
 
 #endif							/* PX_H */

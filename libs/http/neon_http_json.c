@@ -77,9 +77,9 @@ nh_reserve(NhBuf *b, size_t len)
 void
 nh_put(NhBuf *b, const void *data, size_t len)
 {
-	char	   *to = nh_reserve(b, len);
+	char	   *to = len > 0 ? nh_reserve(b, len) : NULL;
 
-	if (!to || len == 0)
+	if (!to)
 		return;
 	memcpy(to, data, len);
 	b->len += len;

@@ -103,3 +103,21 @@ px_looks_like_jwt(const char *password)
 	}
 	return dots == 2 && password[strlen(password) - 1] != '.';
 }
+
+bool
+px_in_list(const char *list, const char *word)
+{
+	size_t		n = strlen(word);
+
+	while (*list)
+	{
+		size_t		len;
+
+		list += strspn(list, ", ");
+		len = strcspn(list, ", ");
+		if (len > 0 && len == n && memcmp(list, word, n) == 0)
+			return true;
+		list += len;
+	}
+	return false;
+}

@@ -34,6 +34,9 @@ extern bool px_host_matches(const char *host, const char *pattern);
  */
 extern size_t px_password_prefix(const char *password, char name[PX_NAME_BYTES]);
 
+/* Whether a list of words, separated by commas and spaces, has the word. */
+extern bool px_in_list(const char *list, const char *word);
+
 /* Three parts in base64url separated by dots, the first beginning with {" : a JSON web token */
 extern bool px_looks_like_jwt(const char *password);
 

@@ -412,3 +412,46 @@ px_named_parse(const uint8_t *p, size_t have, const px_head *head, px_named *out
 	}
 	return PX_NAMED_OK;
 }
+
+bool
+px_sasl_initial_parse(const uint8_t *body, size_t len, px_sasl_initial *out)
+{
+	const uint8_t *zero = len > 0 ? memchr(body, 0, len) : NULL;
+	size_t		at;
+
+	if (zero == NULL || (at = (size_t) (zero - body) + 1) + 4 > len || be32(body + at) != len - at - 4)
+		return false;
+	out->mechanism = (const char *) body;
+	out->response = (const char *) body + at + 4;
+	out->response_len = len - at - 4;
+	return true;
+}
+
+bool
+px_password_parse(const uint8_t *body, size_t len)
+{
+	return len > 0 && len <= PX_MAX_PASSWORD_BYTES && memchr(body, 0, len) == body + len - 1;
+}
+
+size_t
+px_first_request(const uint8_t *p, size_t have, bool *to_sync)
+{
+	size_t		at = 0;
+	px_head		head;
+
+	*to_sync = false;
+	while (have - at >= PX_HEAD_BYTES && px_head_parse(p + at, &head) && head.len <= have - at)
+	{
+		if (at == 0 && (head.type == 'Q' || head.type == 'F'))
+			return head.len;
+		if (at == 0 && (head.type == 0 || strchr("PBDEC", head.type) == NULL))
+			return 0;			/* what needs no server, or ends the connection */
+		if (head.type == 'X')
+			break;
+		at += head.len;
+		if (head.type == 'S')
+			return at;
+	}
+	*to_sync = at > 0;
+	return at;
+}

@@ -102,6 +102,22 @@ extern const char *px_error_field(const uint8_t *body, size_t len, char field);
 /* Splits a ParameterStatus body; false when malformed. */
 extern bool px_parse_pair(const uint8_t *body, size_t len, px_pair *pair);
 
+/* ---- bodies of the messages that answer a request for authentication ---- */
+#define PX_MAX_PASSWORD_BYTES 20000
+
+typedef struct px_sasl_initial
+{
+	const char *mechanism;
+	const char *response;
+	size_t		response_len;
+} px_sasl_initial;
+
+/* SASLInitialResponse: mechanism, length, response; false when malformed. */
+extern bool px_sasl_initial_parse(const uint8_t *body, size_t len, px_sasl_initial *out);
+
+/* PasswordMessage: one string, and nothing behind it. */
+extern bool px_password_parse(const uint8_t *body, size_t len);
+
 /* ---- extended protocol: the names at the front of Parse, Bind, Describe, Close ---- */
 typedef struct px_named
 {
@@ -119,5 +135,11 @@ typedef enum px_named_result
 
 /* p: the message from its type byte on, as much of it as there is. */
 extern px_named_result px_named_parse(const uint8_t *p, size_t have, const px_head *head, px_named *out);
+
+/*
+ * How many of these bytes are the first request of a client, so that it can be taken back: a simple query, or messages of the extended protocol up to
+ * their Sync.  0: it is not there as a whole message yet.  `to_sync`: its Sync has not come, what comes until then belongs to it.
+ */
+extern size_t px_first_request(const uint8_t *p, size_t have, bool *to_sync);
 
 #endif							/* PX_WIRE_H */

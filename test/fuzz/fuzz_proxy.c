@@ -1,9 +1,10 @@
 /*
- * fuzz_proxy.c - every byte a client can send before authentication: PROXY header, startup packet, options, names, SCRAM messages; and the
- * names in extended messages.
+ * fuzz_proxy.c - every byte a client can send before authentication: PROXY header, startup packet, options, names, passwords, SCRAM messages, keys of
+ * cancel requests; and the names in extended messages.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "px_keytab.h"
 #include "px_name.h"
 #include "px_proxy2.h"
 #include "px_scram.h"
@@ -112,7 +113,12 @@ messages(const uint8_t *p, size_t len)
 	px_head		h;
 	px_named	n;
 	px_pair		pair;
+	bool		to_sync;
+	size_t		first = px_first_request(p, len, &to_sync);
 
+	CHECK(first <= len && (first > 0 || !to_sync));
+	for (size_t at = 0; at < first; at += h.len)	/* whole messages */
+		CHECK(first - at >= PX_HEAD_BYTES && px_head_parse(p + at, &h) && h.len <= first - at);
 	if (len < PX_HEAD_BYTES || !px_head_parse(p, &h))
 		return;
 	px_client_type(h.type);
@@ -122,6 +128,69 @@ messages(const uint8_t *p, size_t len)
 	px_error_field(p + PX_HEAD_BYTES, len - PX_HEAD_BYTES, 'C');
 	if (px_parse_pair(p + PX_HEAD_BYTES, len - PX_HEAD_BYTES, &pair))
 		CHECK(inside(pair.name, p, len) && inside(pair.value, p, len));
+}
+
+/* Keys of cancel requests: which worker, whose; against a plain list. */
+static void
+cancel_keys(const uint8_t *p, size_t len)
+{
+	px_keytab	t = {.cap = 0};
+	uint64_t	in[256];
+	int			n = 0;
+	px_startup	s;
+	uint8_t		packet[16];
+
+	for (size_t i = 0; i + 2 <= len && n < 250; i += 2)
+	{
+		/* few different keys, so that they come again, and crowd */
+		uint64_t	key = px_key_of_worker(p[i] % 64 + ((uint64_t) (p[i + 1] % 3) << 40), p[i + 1] % 32);
+		int			at = 0;
+
+		CHECK(px_key_worker(key) == p[i + 1] % 32);
+		CHECK(px_put_cancel(packet, sizeof(packet), key) == 16 && px_startup_parse(packet, 16, &s) == PX_FIRST_CANCEL && s.cancel_key == key);
+		while (at < n && in[at] != key)
+			at++;
+		CHECK((px_keytab_find(&t, key) != NULL) == (at < n));
+		if (p[i + 1] & 0x80)
+		{
+			CHECK(px_keytab_drop(&t, key) == (at < n));
+			if (at < n)
+				in[at] = in[--n];
+		}
+		else if (at == n && key != 0)
+		{
+			if (px_keytab_full(&t))
+			{
+				uint32_t	cap = t.cap ? t.cap * 2 : 2;
+
+				free(px_keytab_move(&t, calloc(cap, sizeof(px_keyed)), cap));
+			}
+			in[n++] = key;
+			px_keytab_add(&t, key, &t);
+		}
+	}
+	for (int i = 0; i < n; i++)
+		CHECK(px_keytab_find(&t, in[i]) == &t);
+	CHECK(t.used == (uint32_t) n);
+	free(t.slot);
+}
+
+/* Bodies of messages that answer a request for authentication. */
+static void
+answers(const uint8_t *p, size_t len)
+{
+	px_sasl_initial first;
+	char	   *text = malloc(len + 1);
+
+	if (px_sasl_initial_parse(p, len, &first))
+		CHECK(inside(first.mechanism, p, len) && first.response + first.response_len == (const char *) p + len);
+	if (px_password_parse(p, len))
+		CHECK(strlen((const char *) p) == len - 1 && len <= PX_MAX_PASSWORD_BYTES);
+	memcpy(text, p, len);
+	text[len] = 0;
+	CHECK(px_in_list("ann, bob,,  eve ", text) == (strcmp(text, "ann") == 0 || strcmp(text, "bob") == 0 || strcmp(text, "eve") == 0));
+	px_in_list(text, "ann");
+	free(text);
 }
 
 int
@@ -136,6 +205,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	names(exact, size);
 	scram(exact, size);
 	messages(exact, size);
+	cancel_keys(exact, size);
+	answers(exact, size);
 	free(exact);
 	return 0;
 }

@@ -239,6 +239,8 @@ proxy_seeds(void)
 		LITERAL("endpoint=main-1a2b3c4d;secret"),
 		LITERAL("Main.db.example.org"),
 		LITERAL("eyJh.e30.c2ln"),
+		LITERAL("SCRAM-SHA-256\0\0\0\0\x0bn,,n=,r=abc"),
+		LITERAL("secret\0"),
 		LITERAL("B\0\0\0\x0dp\0st\0rest"),
 	};
 	bytes		b;
@@ -248,6 +250,65 @@ proxy_seeds(void)
 		b.len = 0;
 		append(&b, seeds[i].p, seeds[i].len);
 		save("fuzz_proxy", (int) i, &b);
+	}
+}
+
+/* Of fuzz_token.c, whose head says what the first bytes mean. */
+static void
+token_seeds(void)
+{
+	static const struct
+	{
+		const char *p;
+		size_t		len;
+	}			seeds[] = {
+		LITERAL("\0eyJhbGciOiJub25lIn0.e30."),
+		LITERAL("\0eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjE4MDAwMDAxMDB9.c2ln"),
+		LITERAL("\1\0{\"alg\":\"RS256\",\"kid\":\"r\"}\0{\"exp\":1800000100,\"iss\":\"i\",\"aud\":\"a\"}"),
+		LITERAL("\1\1{\"alg\":\"ES256\"}\0{\"exp\":1800000100,\"nbf\":1,\"iss\":\"i\",\"aud\":[\"a\"],\"role\":[\"ann\"]}"),
+		LITERAL("\1\2{\"alg\":\"RS256\"}\0{}"),
+		LITERAL("\1\3{\"alg\":\"HS256\",\"kid\":\"r\"}\0{\"exp\":1}"),
+		LITERAL("\1\4{\"alg\":\"none\"}\0{}"),
+		LITERAL("\1\0{\"alg\":\"RS256\",\"crit\":[\"b64\"],\"b64\":false}\0{}"),
+		LITERAL("\1\0{\"alg\":\"RS256\",\"jwk\":{\"kty\":\"RSA\"},\"x5c\":[],\"kid\":7}\0{}"),
+		LITERAL("\2\0\0\x05X"),
+		LITERAL("\2\1\0\x60X\0\x70."),
+		LITERAL("\3{\"keys\":[{\"kty\":\"RSA\",\"n\":\"AQAB\",\"e\":\"AQAB\"},{\"kty\":\"EC\",\"crv\":\"P-256\",\"x\":\"AA\",\"y\":\"AA\"},{\"kty\":\"oct\",\"k\":\"AA\"}]}"),
+	};
+	bytes		b;
+
+	for (size_t i = 0; i < sizeof(seeds) / sizeof(seeds[0]); i++)
+	{
+		b.len = 0;
+		append(&b, seeds[i].p, seeds[i].len);
+		save("fuzz_token", (int) i, &b);
+	}
+}
+
+static void
+http_request_seeds(void)
+{
+	static const char *const seeds[] = {
+		"neon-connection-string: postgresql://ann:secret@main-1a2b3c4d.db.example.org/app?options=-c%20work_mem%3D1MB&application_name=x\n\n"
+		"{\"query\":\"SELECT $1\",\"params\":[1,\"a\",null,true,1.5,[1,[2,null]],{\"a\":[0.1,1e20,\"\\u00e9\"]}]}",
+		"neon-connection-string: postgres://ann@h/app\nauthorization: Bearer eyJh.e30.c2ln\nneon-batch-isolation-level: Serializable\n"
+		"neon-batch-read-only: true\nneon-batch-deferrable: false\nneon-array-mode: true\nneon-raw-text-output: true\nneon-pool-opt-in: false\n\n"
+		"{\"queries\":[{\"query\":\"SELECT 1\",\"params\":[]},{\"query\":\"SELECT 2\"}]}",
+		"neon-connection-string: postgresql://ann:p@/app?host=/etc&port=1&service=x&passfile=/etc/passwd&sslmode=require&options=neon_proxy.x\n\n{}",
+		"neon-connection-string: postgresql://ann@[::1]:5432,h2:1/app?options=endpoint%3Dmain\n\n{\"query\":1}",
+		"cookie: a=b; neon_console=0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef; c\nx-neon-console: 1\norigin: https://h:1\nhost: h:1\n"
+		"sec-fetch-site: same-origin\ncontent-type: application/json\nx-call: create_branch\ncontent-length: 12\n\n{\"user\":\"u\",\"password\":\"p\"}",
+		"content-length: 99999999999999999999\n\n{\"token\":\"t\"}",
+		"host: main-1a2b3c4d.db.example.org:443\nx-address: 2001:db8::1\nx-argument: address=try-1a2b3c4d.db:5432\nx-path: /v1\n\n",
+		"host: [::1]:443\nx-address: ::ffff:1.2.3.4\n\n{\"params\":[[]],\"query\":\"\"}",
+	};
+	bytes		b;
+
+	for (size_t i = 0; i < sizeof(seeds) / sizeof(seeds[0]); i++)
+	{
+		b.len = 0;
+		append(&b, seeds[i], strlen(seeds[i]));
+		save("fuzz_http_request", (int) i, &b);
 	}
 }
 
@@ -267,5 +328,7 @@ main(int argc, char **argv)
 	parse_seeds();
 	reader_seeds();
 	proxy_seeds();
+	token_seeds();
+	http_request_seeds();
 	return 0;
 }

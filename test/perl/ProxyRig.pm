@@ -12,7 +12,10 @@ use File::Temp qw(tempdir);
 
 my $bin = `pg_config --bindir`; chomp $bin;
 
-sub as_pg { my @c = @_; return $> == 0 ? ('runuser', '-u', 'postgres', '--', @c) : @c; }
+# what goes in front of commands, to run all of it in a network namespace
+our @within;
+
+sub as_pg { my @c = @_; return @within, $> == 0 ? ('runuser', '-u', 'postgres', '--', @c) : @c; }
 sub sh { my @c = as_pg(@_); my ($o, $e) = ('', ''); run \@c, '<', '/dev/null', '>', \$o, '2>', \$e, timeout(120) or die "@c: $e$o"; chomp $o; return $o; }
 
 sub new
@@ -91,7 +94,7 @@ sub psql
 	my ($self, $conninfo, @sql) = @_;
 	my ($o, $e) = ('', '');
 	my $base = "host=127.0.0.1 port=$self->{port} user=ann password=secret dbname=app";
-	my $h = IPC::Run::start([ 'psql', '-X', '-q', '-A', '-t', '-v', 'ON_ERROR_STOP=1', "$base $conninfo", map { ('-c', $_) } @sql ], '<', '/dev/null', '>', \$o, '2>', \$e, timeout(180));
+	my $h = IPC::Run::start([ @within, 'psql', '-X', '-q', '-A', '-t', '-v', 'ON_ERROR_STOP=1', "$base $conninfo", map { ('-c', $_) } @sql ], '<', '/dev/null', '>', \$o, '2>', \$e, timeout(180));
 	$h->finish;
 	chomp $o;
 	return ($h->result(0), $o, $e);

@@ -146,6 +146,59 @@ for my $try (1 .. 6)
 	$s->close;
 }
 
+# ---- of several that wait the first is taken back; so is one whose parameters are being set, and nobody else's query is hit
+{
+	local $RawPg::TIMEOUT = 120;
+	my $extended = sub { RawPg::framed('P', "\0SELECT $_[0]\0\0\0") . RawPg::framed('B', "\0\0\0\0\0\0\0\0") . RawPg::framed('E', "\0\0\0\0\0") };
+	my $client = sub { my (%more) = @_; my $s = RawPg->connect(host => '127.0.0.1', port => $p->{port}, user => 'ann', password => 'secret', dbname => 'app',
+		startup => { options => 'endpoint=one-1a2b3c4d', %more }); die $s->{error}{M} if $s->{error}; return $s };
+	my $value = sub { my ($r) = @_; return $r->{error} ? $r->{error}{C} : ($r->{rows}[0] // ['none'])->[0] };
+	my $waits = sub { my ($state, $name) = @_; until_true("$name is $state", sub { $p->console('SHOW CLIENTS') =~ /^C\|ann\|app\|$state\|.*\|$name\|/m }) };
+
+	my $holder = $client->(application_name => 'holder');
+	is($value->($holder->query("BEGIN; SELECT 'has'")), 'has', 'one has the only connection');
+	my $several = $client->(application_name => 'several');
+	$several->raw(RawPg::framed('Q', "SELECT 21\0") . $extended->(22) . RawPg::framed('S', '') . RawPg::framed('Q', "SELECT 23\0"));
+	for my $what ('a simple query', 'one of the extended protocol')
+	{
+		$waits->('waiting', 'several');
+		$several->cancel;
+		is($value->($several->finish), '57014', "$what before others is cancelled");
+	}
+	$waits->('waiting', 'several');
+	$holder->query('COMMIT');
+	is($value->($several->finish), '23', 'and what came after it is answered');
+	$holder->query('BEGIN');
+	$several->raw($extended->(24) . RawPg::framed('H', ''));
+	$waits->('waiting', 'several');
+	$several->cancel;
+	my ($type, $body) = $several->message;
+	is($type eq 'E' && RawPg::error_fields($body)->{C}, '57014', 'a request that is not complete is cancelled');
+	$several->raw($extended->(25) . RawPg::framed('S', ''));
+	my $r = $several->finish;
+	is(scalar(@{ $r->{rows} }) . ($r->{error} ? 'error' : ''), '0', 'up to its Sync, which is answered');
+	$holder->query('COMMIT');
+	is($value->($several->query('SELECT 26')), '26', 'and its session goes on');
+
+	# two clients of one worker: what a key says first
+	my ($setting, @more);
+	for (1 .. 40) { $setting = $client->(application_name => 'setting', TimeZone => 'Asia/Tokyo'); last if $setting->{pid} >> 24 == $holder->{pid} >> 24; push @more, $setting; }
+	my $pid = $value->($holder->query('SELECT pg_backend_pid()'));
+	kill 'STOP', $pid or system(ProxyRig::as_pg('kill', '-STOP', $pid)) == 0 or die "cannot stop $pid";
+	$setting->raw(RawPg::framed('Q', "SELECT 27\0") . RawPg::framed('Q', "SHOW TimeZone\0"));
+	$waits->('active', 'setting');
+	$setting->cancel;
+	is($value->($setting->finish), '57014', 'a query whose parameters are being set is cancelled');
+	$holder->raw(RawPg::framed('Q', "SELECT pg_sleep(0.3), 28\0"));
+	$waits->('waiting', 'holder');
+	kill 'CONT', $pid or system(ProxyRig::as_pg('kill', '-CONT', $pid)) == 0 or die "cannot continue $pid";
+	$r = $holder->finish;
+	is($r->{error}{C} // ($r->{rows}[0] // [])->[1], '28', 'nobody else\'s query is');
+	is($value->($setting->finish), 'Asia/Tokyo', 'and what came after it is answered');
+	is($value->($holder->query('SELECT pg_backend_pid()')), $pid, 'by the same server connection');
+	$_->close for $holder, $several, $setting, @more;
+}
+
 # ---- limits
 {
 	my @held = map { my ($i, $out, $err) = ("SELECT 'in';\n", '', ''); my $h = IPC::Run::start([ 'psql', '-X', '-A', '-t', $uri->('few') ], '<', \$i, '>', \$out, '2>', \$err, timeout(120));
@@ -229,6 +282,8 @@ like($p->console('SHOW CLIENTS'), qr/^C\|.*\|admin\|/m, 'SHOW CLIENTS');
 		[ CLIENTS => $socket ], [ SERVERS => $socket ], [ USERS => 'name|pool_mode' ], [ STATS_TOTALS => $seven ], [ STATS_AVERAGES => $seven ], [ TOTALS => 'name|value' ], [ LISTS => 'list|items' ],
 		[ DATABASES => 'name|host|port|database|force_user|pool_size|min_pool_size|reserve_pool|pool_mode|max_connections|current_connections|paused|disabled' ],
 		[ STATS => 'database|total_xact_count|total_query_count|total_received|total_sent|total_xact_time|total_query_time|total_wait_time|avg_xact_count|avg_query_count|avg_recv|avg_sent|avg_xact_time|avg_query_time|avg_wait_time' ],
+		[ SOCKETS => "$socket|recv_pos|pkt_pos|pkt_remain|send_pos|send_remain|pkt_avail|send_avail" ], [ ACTIVE_SOCKETS => "$socket|recv_pos|pkt_pos|pkt_remain|send_pos|send_remain|pkt_avail|send_avail" ],
+		[ FDS => 'fd|task|user|database|addr|port|cancel|link|client_encoding|std_strings|datestyle|timezone|password|scram_client_key|scram_server_key' ],
 		[ CONFIG => 'key|value|default|changeable' ], [ MEM => 'name|size|used|free|memtotal' ]);
 	my ($all, $said) = ('', '');
 	run [ ProxyRig::as_pg('psql', '-X', '-q', '-A', '-h', $p->{tmp}, '-p', $p->{port}, '-U', 'postgres', '-d', 'neon_proxy', map { ('-c', "SHOW $_->[0]") } @want) ], '>', \$all, '2>', \$said, timeout(180);
@@ -248,6 +303,70 @@ $p->console('PAUSE tx-1a2b3c4d');
 	$p->console('RESUME tx-1a2b3c4d');
 	$h->finish;
 	like($out, qr/resumed/, 'and go on') or diag($err);
+}
+
+# ---- what PgBouncer's users know besides: rows by database, commands that wait, endpoints that take no connections
+{
+	local $RawPg::TIMEOUT = 120;
+	my $id = 'one-1a2b3c4d';
+	my $client = sub { my ($name) = @_; my $s = RawPg->connect(host => '127.0.0.1', port => $p->{port}, user => 'ann', password => 'secret', dbname => 'app',
+		startup => { options => "endpoint=$id", application_name => $name }); die $s->{error}{M} if $s->{error}; return $s };
+	my $console = sub { my $s = RawPg->connect(host => '127.0.0.1', port => $p->{port}, user => 'postgres', password => 'adminpw', dbname => 'neon_proxy'); die $s->{error}{M} if $s->{error}; return $s };
+	my $answer = sub { my ($r) = @_; return $r->{error} ? "$r->{error}{C} $r->{error}{M}" : $r->{tag} // '' };
+	my $waits = sub { my ($con, $sql) = @_; $con->raw(RawPg::framed('Q', "$sql\0")); is(($con->message(timeout => 1))[0], 'timeout', "$sql waits") };
+	my $con = $console->();
+
+	for my $what ('SHOW DNS_HOSTS', 'SHOW DNS_ZONES', 'SUSPEND') { my $r = $con->query($what); ok(($r->{error}{C} // '') eq '0A000' && $r->{error}{H}, "$what says why not, and what to do"); }
+	my @rows = grep { $_->[0] eq 'app' && $_->[-1] eq $id } @{ $con->query('SHOW STATS')->{rows} };
+	is(scalar @rows, 1, 'STATS has one row for a database of an endpoint, of all workers');
+	cmp_ok($rows[0][2], '>', 10, 'with its queries');
+	is($con->query('SHOW STATS_TOTALS')->{rows}[0][-1] =~ /-1a2b3c4d$/ && $answer->($con->query('SHOW STATS_AVERAGES')), 'SHOW', 'so have its parts');
+
+	# DISABLE: who is there stays
+	my $s = $client->('there');
+	is($answer->($con->query("DISABLE $id")), 'DISABLE', 'DISABLE');
+	bad($one, qr/the endpoint takes no connections.*HINT:/s, 'nobody can log in to it');
+	bad("$one password=wrong", qr/password authentication failed/, 'who has no password is not told');
+	is($s->query('SELECT 31')->{rows}[0][0], '31', 'who is there stays');
+	ok((grep { $_->[3] eq 'app' && $_->[0] eq $id && $_->[12] } @{ $con->query('SHOW DATABASES')->{rows} }), 'DATABASES says so');
+	is($answer->($con->query("ENABLE $id")), 'ENABLE', 'ENABLE');
+	good($one, 'SELECT 32', '32', 'and they can again');
+	like($answer->($con->query($_)), qr/^42601 an endpoint is required/, "$_ of what?") for qw(DISABLE ENABLE KILL);
+
+	# PAUSE returns when nothing runs any more
+	$s->query('BEGIN');
+	$waits->($con, "PAUSE $id");
+	is($s->query('SELECT 33')->{rows}[0][0], '33', 'a transaction goes on meanwhile');
+	$s->query('COMMIT');
+	is($answer->($con->finish), 'PAUSE', 'PAUSE returns when it is over');
+	unlike($p->console('SHOW SERVERS'), qr/\|$id\|/, 'and no server connection is left');
+	$s->raw(RawPg::framed('Q', "SELECT 34\0"));
+	until_true('the next query waits', sub { $p->console('SHOW CLIENTS') =~ /^C\|ann\|app\|waiting\|.*\|there\|/m });
+	is($answer->($con->query("RESUME $id")), 'RESUME', 'RESUME');
+	is($s->finish->{rows}[0][0], '34', 'and is answered');
+	$s->query('BEGIN');
+	$waits->($con, "PAUSE $id");
+	$con->cancel;
+	like($answer->($con->finish), qr/^57014/, 'a PAUSE that waits can be cancelled');
+	$waits->($con, "PAUSE $id");
+	is($p->console("RESUME $id"), '', 'or ended by RESUME');
+	like($answer->($con->finish), qr/^55000/, 'and says so');
+
+	# RECONNECT and WAIT_CLOSE
+	is($answer->($con->query("RECONNECT $id")), 'RECONNECT', 'RECONNECT of one endpoint');
+	$waits->($con, "WAIT_CLOSE $id");
+	$s->query('COMMIT');
+	is($answer->($con->finish), 'WAIT_CLOSE', 'WAIT_CLOSE returns when old connections are closed');
+	is($answer->($con->query('WAIT_CLOSE')), 'WAIT_CLOSE', 'at once when there are none');
+
+	# KILL: who is there is sent away, who comes waits
+	$s->query('BEGIN');
+	is($answer->($con->query("KILL $id")), 'KILL', 'KILL');
+	like($answer->($s->query('SELECT 35')), qr/^57P01|^$/, 'ends its clients');
+	my $later = $client->('later') if $p->console('SHOW POOLS') =~ /\|$id\|/;
+	is($answer->($con->query("RESUME $id")), 'RESUME', 'until RESUME');
+	good($one, 'SELECT 36', '36', 'then it is served again');
+	$_->close for grep { $_ } $con, $s, $later;
 }
 
 # ---- many idle clients

@@ -266,13 +266,52 @@ errors(void **state)
 	assert_null(px_error_field((const uint8_t *) "Cabc", 4, 'C'));	/* no end */
 }
 
+static void
+first_request(void **state)
+{
+#define Q "Q\0\0\0\x06" "a\0"
+#define P "P\0\0\0\x08" "\0a\0\0"
+#define E "E\0\0\0\x09" "\0\0\0\0\0"
+#define S "S\0\0\0\x04"
+#define H "H\0\0\0\x04"
+#define X "X\0\0\0\x04"
+	static const struct
+	{
+		const char *bytes;
+		size_t		len;
+		size_t		first;
+		bool		to_sync;
+	}			cases[] = {
+		{"", 0, 0, false}, {Q, 7, 7, false}, {Q, 6, 0, false}, {Q Q, 14, 7, false}, {Q P E S, 31, 7, false}, {P E S, 24, 24, false}, {P E S Q, 31, 24, false},
+		{P E H, 24, 24, true}, {P E, 18, 9, true}, {P, 8, 0, false}, {P Q S, 21, 21, false}, {P X, 14, 9, true}, {S, 5, 0, false}, {X, 5, 0, false},
+		{P "E\0\0\0\0", 14, 9, true}
+	};
+	bool		to_sync;
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+	{
+		uint8_t    *exact = malloc(cases[i].len + 1);
+
+		exact = realloc(memcpy(exact, cases[i].bytes, cases[i].len), cases[i].len ? cases[i].len : 1);
+		assert_int_equal(px_first_request(exact, cases[i].len, &to_sync), cases[i].first);
+		assert_int_equal(to_sync, cases[i].to_sync);
+		free(exact);
+	}
+#undef Q
+#undef P
+#undef E
+#undef S
+#undef H
+#undef X
+}
+
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(startup), cmocka_unit_test(bad_startup), cmocka_unit_test(special_requests), cmocka_unit_test(options),
 		cmocka_unit_test(names), cmocka_unit_test(passwords), cmocka_unit_test(proxy_headers), cmocka_unit_test(heads),
-		cmocka_unit_test(extended), cmocka_unit_test(errors),
+		cmocka_unit_test(extended), cmocka_unit_test(errors), cmocka_unit_test(first_request),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
