@@ -321,7 +321,11 @@ DECLARE
 	r jsonb;
 BEGIN
 	EXECUTE format('SELECT %s($1)', p.start_function) INTO r USING spec;
-	RETURN r;
+	IF jsonb_typeof(r -> 'started') = 'boolean' THEN
+		RETURN r;
+	END IF;
+	RAISE EXCEPTION 'provider "%" does not say whether it has started compute "%"', p.name, spec ->> 'name' USING ERRCODE = 'invalid_parameter_value',
+		DETAIL = format('It says: %s', coalesce(r::text, 'NULL')), HINT = 'See the README of compute_tools for what it has to return.';
 END $$;
 COMMENT ON FUNCTION start_compute(jsonb) IS 'start a compute and return when it takes connections; nothing to do if it runs';
 
@@ -366,6 +370,10 @@ DECLARE
 	r text;
 BEGIN
 	EXECUTE format('SELECT %s($1)', p.conninfo_function) INTO r USING name;
+	IF coalesce(r, '') = '' THEN		-- libpq would go somewhere else
+		RAISE EXCEPTION 'provider "%" does not say where compute "%" is', provider, name USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'Its function has to return a connection string, or fail when the compute does not run.';
+	END IF;
 	RETURN format('%s dbname=''%s'' options=''-c session_preload_libraries= -c local_preload_libraries= -c statement_timeout=0'
 		' -c lock_timeout=0 -c default_transaction_read_only=off -c default_transaction_deferrable=off -c default_transaction_isolation=read\\ committed''',
 		r, replace(replace(db, '\', '\\'), '''', '\'''));

@@ -72,6 +72,14 @@ is(ctl(q{SELECT neon_set_branch('dev', 'work_mem', '6MB')}), 'applied', 'a setti
 ok(length ctl(q{SELECT neon_create_branch('of_dev', parent => 'dev')}), 'a branch of it is made, from now');
 ok(asks_more($before, 'conninfo', 'status'), 'all by way of the provider');
 
+# ---- one that does not say what it has to
+ctl(q{CREATE FUNCTION host.nothing(spec jsonb) RETURNS jsonb LANGUAGE sql AS 'SELECT NULL::jsonb'; CREATE FUNCTION host.nothing(name text) RETURNS jsonb LANGUAGE sql AS $$ SELECT '{"state": "asleep"}'::jsonb $$;
+	CREATE FUNCTION host.nowhere(name text) RETURNS text LANGUAGE sql AS 'SELECT NULL::text';
+	SELECT neon_compute_tools.register_provider('mute', 'host.nothing', 'host.stop', 'host.nothing', 'host.nowhere', 'host.drop')});
+refused(q{SELECT neon_compute_tools.start_compute('{"provider": "mute", "name": "x"}')}, qr/22023: provider "mute" does not say whether it has started.*\nHINT:/s, 'a provider that does not say what it did');
+refused(q{SELECT neon_compute_tools.compute_status('x', 'mute')}, qr/22023: provider "mute" does not say what compute "x" does\nDETAIL:  It says: .*asleep.*\nHINT:/s, 'nor what there is');
+refused(q{SELECT neon_compute_tools.compute_conninfo('x', 'mute')}, qr/22023: provider "mute" does not say where compute "x" is\nHINT:/, 'nor where');
+
 # ---- suspend, wake
 $before = asked('stop', 'conninfo');
 ctl(q{SELECT neon_suspend_endpoint('dev')});
