@@ -92,7 +92,7 @@ remove_fresh(int code, Datum path)
 	(void) rmtree((const char *) DatumGetPointer(path), true);
 }
 
-/* (name, pageserver, tenant, timeline, lsn, prev_lsn, conf, hba): replaces what stood there */
+/* (name, pageserver, tenant, timeline, lsn, prev_lsn, conf, hba, standby): replaces what stood there */
 Datum
 ct_create_data_directory(PG_FUNCTION_ARGS)
 {
@@ -104,6 +104,7 @@ ct_create_data_directory(PG_FUNCTION_ARGS)
 	XLogRecPtr	prev_lsn = PG_GETARG_LSN(5);
 	char	   *conf = text_to_cstring(PG_GETARG_TEXT_PP(6));
 	char	   *hba = text_to_cstring(PG_GETARG_TEXT_PP(7));
+	bool		standby = PG_GETARG_BOOL(8);
 	char	   *fresh = psprintf("%s.new", dir);
 	neon_id		id;
 	struct stat st;
@@ -126,6 +127,8 @@ ct_create_data_directory(PG_FUNCTION_ARGS)
 		write_file(fresh, "postgresql.conf", conf);
 		write_file(fresh, "pg_hba.conf", hba);
 		write_file(fresh, "pg_ident.conf", "");
+		if (standby)
+			write_file(fresh, "standby.signal", "");
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(remove_fresh, CStringGetDatum(fresh));
 	remove_tree(dir);

@@ -16,10 +16,10 @@ COMMENT ON FUNCTION sync_safekeepers(text, text, text, pg_lsn, text, int, int) I
 	'elect on the safekeepers without new WAL: the end of log that their quorum has, and the start of its last record';
 
 CREATE FUNCTION create_data_directory(name text, pageserver text, tenant text, timeline text, lsn pg_lsn, prev_lsn pg_lsn,
-	conf text, hba text) RETURNS void
+	conf text, hba text, standby bool = false) RETURNS void
 AS 'MODULE_PATHNAME', 'ct_create_data_directory' LANGUAGE C STRICT;
-COMMENT ON FUNCTION create_data_directory(text, text, text, text, pg_lsn, pg_lsn, text, text) IS
-	'make a compute''s data directory from a base backup at lsn';
+COMMENT ON FUNCTION create_data_directory(text, text, text, text, pg_lsn, pg_lsn, text, text, bool) IS
+	'make a compute''s data directory from a base backup at lsn; standby: of a server that stays there';
 
 CREATE FUNCTION drop_data_directory(name text) RETURNS void
 AS 'MODULE_PATHNAME', 'ct_drop_data_directory' LANGUAGE C STRICT;
@@ -34,10 +34,10 @@ AS 'MODULE_PATHNAME', 'ct_seal_directory' LANGUAGE C STRICT;
 COMMENT ON FUNCTION seal_directory(text) IS
 	'after a clean stop: make the directory durable, so that the next start may use it; false when it is of no use';
 
-CREATE FUNCTION open_directory(name text, tenant text, timeline text, lsn pg_lsn, prev_lsn pg_lsn) RETURNS text
+CREATE FUNCTION open_directory(name text, tenant text, timeline text, lsn pg_lsn, prev_lsn pg_lsn, standby bool = false) RETURNS text
 AS 'MODULE_PATHNAME', 'ct_open_directory' LANGUAGE C STRICT;
-COMMENT ON FUNCTION open_directory(text, text, text, pg_lsn, pg_lsn) IS
-	'NULL if the directory is what the log ends with and is to be started once as it is; else why it is of no use';
+COMMENT ON FUNCTION open_directory(text, text, text, pg_lsn, pg_lsn, bool) IS
+	'NULL if the directory is what the log ends with (standby: of a static endpoint at lsn) and is to be started once as it is; else why it is of no use';
 
 CREATE FUNCTION start_process(name text, timeout_ms int = 60000, memory_mb int = 0, cpu_percent int = 0) RETURNS int
 AS 'MODULE_PATHNAME', 'ct_start_process' LANGUAGE C STRICT;
@@ -82,7 +82,7 @@ BEGIN
 port = %s
 listen_addresses = %s
 unix_socket_directories = %s
-shared_preload_libraries = 'neon_smgr,neon_walproposer'
+shared_preload_libraries = %s
 fsync = off                        # durability is the safekeepers'
 restart_after_crash = off          # a crashed compute starts from nothing
 wal_level = logical
@@ -95,29 +95,38 @@ password_encryption = 'scram-sha-256'
 log_line_prefix = '%%m [%%p] %%b '
 logging_collector = off
 $c$, (spec->>'port')::int, @extschema@.conf_literal(spec->>'host'),
-		@extschema@.conf_literal(current_setting('neon_compute_tools.base_directory')));
+		@extschema@.conf_literal(current_setting('neon_compute_tools.base_directory')),
+		@extschema@.conf_literal(CASE WHEN spec->>'static_lsn' IS NULL THEN 'neon_smgr,neon_walproposer' ELSE 'neon_smgr' END));
 	FOR setting IN SELECT key, value FROM jsonb_each_text(coalesce(spec->'settings', '{}')) LOOP
 		IF setting.key !~ '^[a-z_][a-z0-9_.]*$' THEN
 			RAISE EXCEPTION 'invalid setting name "%"', setting.key USING ERRCODE = 'invalid_name';
 		END IF;
 		conf := conf || format(E'%s = %s\n', setting.key, @extschema@.conf_literal(setting.value));
 	END LOOP;
-	RETURN conf || format($c$neon.tenant_id = %L
+	conf := conf || format($c$neon.tenant_id = %L
 neon.timeline_id = %L
 neon.pageserver_connstring = %L
-neon.safekeepers = %L
-neon.start_lsn = %L
 neon.controller_connstring = %L
-$c$, spec->>'tenant', spec->>'timeline', spec->>'pageserver', spec->>'safekeepers', x::text, spec->>'controller');
+$c$, spec->>'tenant', spec->>'timeline', spec->>'pageserver', spec->>'controller');
+	IF spec->>'static_lsn' IS NOT NULL THEN
+		RETURN conf || format($c$neon.static_lsn = %L
+neon.static_timeline_id = %L
+hot_standby = on
+wal_retrieve_retry_interval = '1h'	# there is nothing to come
+$c$, x::text, spec->>'static_timeline');
+	END IF;
+	RETURN conf || format($c$neon.safekeepers = %L
+neon.start_lsn = %L
+$c$, spec->>'safekeepers', x::text);
 END $$;
 COMMENT ON FUNCTION compute_conf(jsonb, pg_lsn) IS 'postgresql.conf of a compute whose WAL begins at x';
 
-CREATE FUNCTION compute_hba() RETURNS text LANGUAGE sql IMMUTABLE AS $$
-	SELECT E'local all all trust\nlocal replication all trust\n'
-		'host all all 0.0.0.0/0 scram-sha-256\nhost all all ::/0 scram-sha-256\n'
-		'host replication all 0.0.0.0/0 scram-sha-256\nhost replication all ::/0 scram-sha-256\n';
+-- A static endpoint has no log to be received.
+CREATE FUNCTION compute_hba(is_static bool = false) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+	SELECT E'local all all trust\nhost all all 0.0.0.0/0 scram-sha-256\nhost all all ::/0 scram-sha-256\n' || CASE WHEN is_static THEN '' ELSE
+		E'local replication all trust\nhost replication all 0.0.0.0/0 scram-sha-256\nhost replication all ::/0 scram-sha-256\n' END;
 $$;
-COMMENT ON FUNCTION compute_hba() IS 'pg_hba.conf of every compute: passwords for connections over the network, trust for the host''s owner';
+COMMENT ON FUNCTION compute_hba(bool) IS 'pg_hba.conf of every compute: passwords for connections over the network, trust for the host''s owner';
 
 -- ---------------------------------------------------------------- the provider "local": processes of this host
 
@@ -127,6 +136,13 @@ CREATE FUNCTION local_timeline(name text) RETURNS text LANGUAGE sql AS $$
 		FROM 'neon\.timeline_id = ''([0-9a-f]{32})''');
 $$;
 COMMENT ON FUNCTION local_timeline(text) IS 'the timeline of the compute whose directory this is; NULL when there is none';
+
+-- What it shows, if it is a static endpoint's.
+CREATE FUNCTION local_static_lsn(name text) RETURNS pg_lsn LANGUAGE sql AS $$
+	SELECT substring(pg_read_file(format('%s/%s/postgresql.conf', current_setting('neon_compute_tools.base_directory'), name), 0, 1000000, true)
+		FROM 'neon\.static_lsn = ''([0-9A-F]+/[0-9A-F]+)''')::pg_lsn;
+$$;
+COMMENT ON FUNCTION local_static_lsn(text) IS 'the LSN that the static endpoint whose directory this is shows; NULL when it is no such';
 
 -- Elect on the safekeepers.
 CREATE FUNCTION local_sync(spec jsonb, OUT lsn pg_lsn, OUT prev_lsn pg_lsn) LANGUAGE sql AS $$
@@ -154,6 +170,42 @@ END $$;
 COMMENT ON FUNCTION local_start_warm(jsonb, pg_lsn, pg_lsn) IS
 	'start a compute in the directory it was stopped in; why is NULL when it runs, tried says whether a server was started and may have written';
 
+-- A static endpoint: no safekeeper is asked.  Its LSN never changes, so whatever was cleanly stopped there is right.
+CREATE FUNCTION local_start_static(spec jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+	compute text := spec->>'name';
+	x pg_lsn := spec->>'static_lsn';
+	conf text := @extschema@.compute_conf(spec, x);
+	hba text := @extschema@.compute_hba(true);
+	memory_mb int := coalesce((spec->>'memory_mb')::int, 0);
+	cpu_percent int := coalesce((spec->>'cpu_percent')::int, 0);
+	began timestamptz := clock_timestamp();
+	fetched timestamptz := began;
+	why text;
+BEGIN
+	PERFORM @extschema@.clear_port((spec->>'port')::int);
+	why := @extschema@.open_directory(compute, spec->>'tenant', spec->>'timeline', x, x, true);
+	IF why IS NULL THEN
+		BEGIN
+			PERFORM @extschema@.write_configuration(compute, conf, hba), @extschema@.start_process(compute, 60000, memory_mb, cpu_percent);
+		EXCEPTION WHEN OTHERS THEN
+			why := SQLERRM;
+			RAISE LOG 'compute "%" did not start in the directory it was stopped in: %', compute, why;
+			PERFORM @extschema@.stop_process(compute, 'immediate');
+		END;
+	END IF;
+	IF why IS NOT NULL THEN
+		PERFORM @extschema@.forget_dead_process(compute),
+			@extschema@.create_data_directory(compute, spec->>'pageserver', spec->>'tenant', spec->>'static_timeline', x, '0/0', conf, hba, true);
+		fetched := clock_timestamp();
+		PERFORM @extschema@.start_process(compute, 60000, memory_mb, cpu_percent);
+	END IF;
+	RETURN jsonb_build_object('lsn', x, 'pid', @extschema@.process_pid(compute), 'started', true, 'warm', why IS NULL, 'not_warm', why,
+		'fetch_ms', round(extract(epoch FROM fetched - began) * 1000, 1),
+		'start_ms', round(extract(epoch FROM clock_timestamp() - fetched) * 1000, 1));
+END $$;
+COMMENT ON FUNCTION local_start_static(jsonb) IS 'start a static endpoint as a process of this host, where it was stopped or from nothing';
+
 -- Elect; then start what is here if it is what the log ends with, else fetch and start (docs/protocols.md, "Starting a compute").
 CREATE FUNCTION local_start(spec jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
@@ -168,10 +220,13 @@ BEGIN
 	PERFORM @extschema@.compute_lock(compute);
 	running := @extschema@.process_pid(compute);
 	IF running IS NOT NULL THEN
-		IF @extschema@.local_timeline(compute) IS DISTINCT FROM spec->>'timeline' THEN
-			RAISE EXCEPTION 'compute "%" runs on another timeline', compute USING ERRCODE = 'object_in_use', HINT = 'Stop it first.';
+		IF (@extschema@.local_timeline(compute), @extschema@.local_static_lsn(compute)) IS DISTINCT FROM (spec->>'timeline', (spec->>'static_lsn')::pg_lsn) THEN
+			RAISE EXCEPTION 'compute "%" runs on another timeline or LSN', compute USING ERRCODE = 'object_in_use', HINT = 'Stop it first.';
 		END IF;
 		RETURN jsonb_build_object('pid', running, 'started', false);
+	END IF;
+	IF spec->>'static_lsn' IS NOT NULL THEN
+		RETURN @extschema@.local_start_static(spec);
 	END IF;
 	SELECT * INTO STRICT x FROM @extschema@.local_sync(spec);
 	PERFORM @extschema@.clear_port((spec->>'port')::int);

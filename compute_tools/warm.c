@@ -7,6 +7,8 @@
  *
  * Invariant: a directory is used only if the quorum's log ends where its shutdown checkpoint ends, that checkpoint being the log's last
  * record; the quorum had it when the note was written, and committed WAL never changes, so nobody else has written since.
+ * A static endpoint's directory (standby) ends with the checkpoint it was made with, which begins at its LSN: nobody writes there.
+ *
  * A compute runs with fsync=off: after a crash of the host its files may be anything, hence the boot id, and hence the fsyncs: they are what
  * shows an error of the disk.
  *
@@ -115,9 +117,9 @@ ct_seal_directory(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(true);
 }
 
-/* NULL when the directory may be started at [prev_lsn, lsn), else why not. */
+/* NULL when the directory may be started at [prev_lsn, lsn), or, of a static endpoint, at lsn; else why not. */
 static const char *
-why_not(const char *dir, const char *tenant, const char *timeline, XLogRecPtr lsn, XLogRecPtr prev_lsn)
+why_not(const char *dir, const char *tenant, const char *timeline, XLogRecPtr lsn, XLogRecPtr prev_lsn, bool standby)
 {
 	neon_warm_header h;
 	char		boot_id[NEON_BOOT_ID_TEXT] = "";
@@ -133,26 +135,29 @@ why_not(const char *dir, const char *tenant, const char *timeline, XLogRecPtr ls
 		return "its note of the stop is damaged";
 	if (!read_bytes(NEON_BOOT_ID_PATH, boot_id, NEON_BOOT_ID_TEXT - 1) || !neon_warm_matches(&h, tenant, timeline, boot_id))
 		return "it is of another timeline, or the host has been started again";
-	if (h.end_lsn != lsn || h.checkpoint_lsn != prev_lsn)
+	if (!standby && (h.end_lsn != lsn || h.checkpoint_lsn != prev_lsn))
 		return "the timeline has moved";
 	if (stat(psprintf("%s/%s", dir, XLOG_CONTROL_FILE), &st) != 0 || st.st_size != PG_CONTROL_FILE_SIZE)
 		return "its control file is damaged";
 	control = get_controlfile(dir, &crc_ok);
-	if (!crc_ok || control->pg_control_version != PG_CONTROL_VERSION || control->state != DB_SHUTDOWNED ||
+	if (!crc_ok || control->pg_control_version != PG_CONTROL_VERSION ||
+		control->state != (standby ? DB_SHUTDOWNED_IN_RECOVERY : DB_SHUTDOWNED) ||
 		control->checkPoint != h.checkpoint_lsn ||
 		neon_wal_record_end(control->checkPoint, NEON_SHUTDOWN_RECORD_BYTES, control->xlog_seg_size) != h.end_lsn)
 		return "its control file is of another stop";
+	if (standby && control->checkPoint != neon_lsn_record_start(lsn, control->xlog_seg_size))
+		return "it is of another LSN";
 	return NULL;
 }
 
-/* (name, tenant, timeline, lsn, prev_lsn) returns text: NULL if the directory is to be started as it is, else why it is not */
+/* (name, tenant, timeline, lsn, prev_lsn, standby) returns text: NULL if the directory is to be started as it is, else why it is not */
 Datum
 ct_open_directory(PG_FUNCTION_ARGS)
 {
 	char	   *dir = ct_compute_path(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 	char	   *tenant = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	char	   *timeline = text_to_cstring(PG_GETARG_TEXT_PP(2));
-	const char *problem = why_not(dir, tenant, timeline, PG_GETARG_LSN(3), PG_GETARG_LSN(4));
+	const char *problem = why_not(dir, tenant, timeline, PG_GETARG_LSN(3), PG_GETARG_LSN(4), PG_GETARG_BOOL(5));
 
 	if (problem != NULL)
 		PG_RETURN_TEXT_P(cstring_to_text(problem));

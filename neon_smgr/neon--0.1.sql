@@ -158,7 +158,7 @@ CREATE FUNCTION neon_create_endpoint(name text, branch text = NULL, mode text = 
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
 $$ SELECT @extschema@.neon_control('create_endpoint', jsonb_build_object('name', name, 'branch', branch, 'mode', mode, 'at_lsn', at_lsn, 'at_time', at_time)) #>> '{}' $$;
 COMMENT ON FUNCTION neon_create_endpoint(text, text, text, pg_lsn, timestamptz) IS
-	'Makes and starts a server for a branch; returns its URI when it takes connections. branch: default the branch of the same name. mode: read-write (a branch has one of these); replica and static, with at_lsn and at_time, are not built yet.';
+	'Makes and starts a server for a branch; returns its URI when it takes connections. branch: default the branch of the same name. mode: read-write (a branch has one of these); static (any number) only reads, and shows the branch as of at_lsn or at_time, by default now, for as long as it exists; replica is not built yet.';
 REVOKE ALL ON FUNCTION neon_create_endpoint(text, text, text, pg_lsn, timestamptz) FROM PUBLIC;
 
 CREATE FUNCTION neon_start_endpoint(name text) RETURNS text
@@ -236,8 +236,8 @@ COMMENT ON VIEW neon_branches IS 'Branches: their parents, the LSN they began at
 CREATE VIEW neon_endpoints AS
 	SELECT * FROM jsonb_to_recordset(neon_list('endpoints')) AS e (name text, branch text, mode text, state text, pid int,
 		host text, port int, started_at timestamptz, warm_start bool, active_at timestamptz, activity text, suspend_timeout interval,
-		problem text, tenant text);
-COMMENT ON VIEW neon_endpoints IS 'Endpoints: their branches, addresses, whether they run and how they were started, when they were last seen busy and with what, the time without activity after which they sleep (0 is never), and why one that has crashed could not be started again.';
+		problem text, tenant text, lsn pg_lsn);
+COMMENT ON VIEW neon_endpoints IS 'Endpoints: their branches, what a static one shows (lsn), addresses, whether they run and how they were started, when they were last seen busy and with what, the time without activity after which they sleep (0 is never), and why one that has crashed could not be started again.';
 CREATE VIEW neon_nodes AS
 	SELECT * FROM jsonb_to_recordset(neon_list('nodes')) AS n (name text, role text, node_id int, host text, port int, state text,
 		last_seen timestamptz, up_since timestamptz, timelines int, error text, registered_at timestamptz);

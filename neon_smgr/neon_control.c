@@ -43,6 +43,15 @@ setting_or_empty(const char *name)
 	return v ? v : "";
 }
 
+/* What this session is connected to: the timeline, and on a static endpoint "@" and its LSN. */
+static const char *
+here(void)
+{
+	const char *lsn = setting_or_empty("neon.static_lsn");
+
+	return psprintf("%s%s%s", setting_or_empty("neon.timeline_id"), lsn[0] != '\0' ? "@" : "", lsn);
+}
+
 static Datum
 call_here(const char *fn, Datum args, bool *isnull)
 {
@@ -85,7 +94,7 @@ call_controller(const char *conninfo, const char *fn, Datum args, bool *isnull)
 
 	params[0] = fn;
 	params[1] = DatumGetCString(DirectFunctionCall1(jsonb_out, args));
-	params[2] = setting_or_empty("neon.timeline_id");
+	params[2] = here();
 	conn = neon_pq_connect(conninfo, "the controller", CONTROL_CONNECT_TIMEOUT_MS);
 	res = neon_pq_query(conn, "the controller", "SELECT neon_controller.api($1, $2, $3)", 3, params, 0);
 	if (PQntuples(res) != 1)

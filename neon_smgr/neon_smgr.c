@@ -60,6 +60,8 @@ char	   *neon_timeline_id;
 char	   *neon_pageserver_connstring;
 char	   *neon_controller_connstring;
 char	   *neon_page_store_directory;
+char	   *neon_static_timeline_id;
+XLogRecPtr	neon_static_lsn;
 int			neon_file_cache_size_limit_mb;
 int			neon_max_relations;
 int			neon_pageserver_timeout_ms;
@@ -68,6 +70,7 @@ bool		neon_smgr_active;
 NeonSmgrShared *neon_smgr_shared;
 neon_compute_shared *neon_compute;
 
+static char *static_lsn_text;
 static neon_pgpatch_report self_check;
 static shmem_request_hook_type prev_shmem_request;
 static shmem_startup_hook_type prev_shmem_startup;
@@ -83,6 +86,25 @@ check_id(char **newval, void **extra, GucSource source)
 		return true;
 	GUC_check_errdetail("An id is 32 hexadecimal digits.");
 	return false;
+}
+
+static bool
+check_static_lsn(char **newval, void **extra, GucSource source)
+{
+	neon_lsn	lsn;
+
+	if ((*newval)[0] == '\0' || neon_lsn_parse(*newval, &lsn))
+		return true;
+	GUC_check_errdetail("An LSN is two hexadecimal numbers with a slash between them.");
+	return false;
+}
+
+static void
+assign_static_lsn(const char *newval, void *extra)
+{
+	neon_lsn	lsn;
+
+	neon_static_lsn = newval[0] != '\0' && neon_lsn_parse(newval, &lsn) ? lsn : InvalidXLogRecPtr;
 }
 
 static void
@@ -122,6 +144,10 @@ define_settings(void)
 	DefineCustomStringVariable("neon.page_store_directory", "A directory that stands in for the pageserver.",
 							   "For tests of the storage manager alone.",
 							   &neon_page_store_directory, "", PGC_POSTMASTER, GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
+	DefineCustomStringVariable("neon.static_lsn", "This server shows its timeline as of this LSN, read-only.", NULL,
+							   &static_lsn_text, "", PGC_POSTMASTER, 0, check_static_lsn, assign_static_lsn, NULL);
+	DefineCustomStringVariable("neon.static_timeline_id", "The timeline that holds neon.static_lsn: neon.timeline_id or one of its ancestors.",
+							   NULL, &neon_static_timeline_id, "", PGC_POSTMASTER, 0, check_id, NULL, NULL);
 	page_truth_define_settings();
 	define_controller_setting();
 }
@@ -141,6 +167,8 @@ neon_pull_back_lsn(XLogRecPtr lsn)
 XLogRecPtr
 neon_insert_lsn(void)
 {
+	if (neon_static_lsn != InvalidXLogRecPtr)
+		return neon_static_lsn;
 	if (RecoveryInProgress())
 		return GetXLogReplayRecPtr(NULL);
 	return neon_pull_back_lsn(GetXLogInsertRecPtr());
@@ -151,10 +179,14 @@ static XLogRecPtr
 read_start_lsn(void)
 {
 	bool		crc_ok;
-	ControlFileData *control = get_controlfile(DataDir, &crc_ok);
-	XLogRecPtr	lsn = neon_pull_back_lsn(control->checkPoint);
+	ControlFileData *control;
+	XLogRecPtr	lsn;
 	struct stat st;
 
+	if (neon_static_lsn != InvalidXLogRecPtr)
+		return static_endpoint_start_lsn();
+	control = get_controlfile(DataDir, &crc_ok);
+	lsn = neon_pull_back_lsn(control->checkPoint);
 	if (!crc_ok)
 		ereport(FATAL, (errcode(ERRCODE_DATA_CORRUPTED), errmsg("the control file is damaged: its checksum does not fit")));
 	if (control->state != DB_SHUTDOWNED)
@@ -298,7 +330,8 @@ take_over_storage_manager(void)
 	neon_pgpatch_report_init(&self_check);
 	if (!neon_pgpatch_begin(PG_VERSION_NUM, &image, &self_check) ||
 		!smgr_abi_install(&image, &self_check) ||
-		!size_functions_install(&image, &self_check))
+		!size_functions_install(&image, &self_check) ||
+		(neon_static_lsn != InvalidXLogRecPtr && !static_endpoint_install(&image, &self_check)))
 		ereport(FATAL,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("neon_smgr cannot work in this server"),
@@ -330,6 +363,11 @@ _PG_init(void)
 	prev_shmem_startup = shmem_startup_hook;
 	shmem_startup_hook = shmem_startup;
 	utility_hook_install();
+	if (neon_static_lsn != InvalidXLogRecPtr)
+	{
+		static_endpoint_settings();
+		return;					/* no page is kept or compared: whatever is written here is only dropped */
+	}
 	release_worker_register();
 	page_truth_register_worker();
 }

@@ -19,6 +19,8 @@ extern char *neon_timeline_id;
 extern char *neon_pageserver_connstring;
 extern char *neon_controller_connstring;
 extern char *neon_page_store_directory;
+extern char *neon_static_timeline_id;
+extern XLogRecPtr neon_static_lsn;	/* this server shows its timeline as of this LSN, and writes nothing; invalid: it writes */
 extern int	neon_file_cache_size_limit_mb;
 extern int	neon_max_relations;
 extern int	neon_pageserver_timeout_ms;
@@ -78,6 +80,10 @@ extern XLogRecPtr neon_pull_back_lsn(XLogRecPtr lsn);
 
 /* ---- patching and hooks of the parts ---- */
 extern bool smgr_abi_install(const neon_pgpatch_image *image, neon_pgpatch_report *report);
+extern bool static_endpoint_install(const neon_pgpatch_image *image, neon_pgpatch_report *report);
+extern void static_endpoint_settings(void);
+extern XLogRecPtr static_endpoint_start_lsn(void);
+extern void pg_attribute_noreturn() static_endpoint_refuse(void);
 /* Pins of the buffer a page is in; 0 for a page that is in none. */
 extern int	smgr_abi_buffer_pins(const char *page);
 struct NeonRel;

@@ -3,7 +3,8 @@
  *
  * One connection a backend, made at the first request: libpq, CALL neon_pageserver.pagestream(tenant, timeline), then
  * messages of libs/pagestream inside CopyData.  Requests ask for the newest version (a primary's pages are not changed by
- * anybody else), with not_modified_since as the caller computed it; those of page truth for the version as of an LSN.
+ * anybody else), with not_modified_since as the caller computed it; those of page truth for the version as of an LSN, and those of a
+ * static endpoint, all of them, for the version as of its LSN.
  *
  * Answers come in the order of the requests, so what was sent is remembered in a queue, and an answer is believed only if it
  * echoes the queue's head byte for byte, request id included; ids are never used twice in a process.
@@ -120,7 +121,8 @@ open_stream(void)
 	if (stream_context == NULL)
 		stream_context = AllocSetContextCreate(TopMemoryContext, "neon page stream", ALLOCSET_SMALL_SIZES);
 	settings_changed = false;
-	snprintf(call, sizeof(call), "CALL neon_pageserver.pagestream('%s', '%s')", neon_tenant_id, neon_timeline_id);
+	snprintf(call, sizeof(call), "CALL neon_pageserver.pagestream('%s', '%s')", neon_tenant_id,
+			 neon_static_lsn != InvalidXLogRecPtr && neon_static_timeline_id[0] != '\0' ? neon_static_timeline_id : neon_timeline_id);
 
 	old = MemoryContextSwitchTo(stream_context);
 	stream = neon_pq_connect(neon_pageserver_connstring, WHO, neon_pageserver_timeout_ms);
@@ -481,6 +483,8 @@ request_for(uint8 tag, const NeonRel *rel, int fork, BlockNumber block, XLogRecP
 		.blk = block,
 	};
 
+	if (neon_static_lsn != InvalidXLogRecPtr)
+		req.request_lsn = req.not_modified_since = neon_static_lsn;
 	return req;
 }
 

@@ -64,6 +64,8 @@ pagestore_create(const NeonRel *rel, int fork, NeonPersistence persistence)
 {
 	TransactionId creator = fork == NEON_FORK_MAIN ? GetTopTransactionIdIfAny() : InvalidTransactionId;
 
+	if (neon_static_lsn != InvalidXLogRecPtr)
+		static_endpoint_refuse();
 	if (!relation_create_fork(rel, fork, persistence, creator, neon_insert_lsn()))
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_FILE),
@@ -293,10 +295,17 @@ note_write(const NeonRel *rel, int fork, BlockNumber block, const char *page, Pa
 void
 pagestore_write(const NeonRel *rel, int fork, BlockNumber block, const char *page)
 {
-	PageClass	class = page_classify(fork, page);
+	PageClass	class;
 	XLogRecPtr	lsn;
 	bool		had_pins;
 
+	if (neon_static_lsn != InvalidXLogRecPtr)
+	{
+		/* Only hints were set in it: what the page source has, or the cache, is as good. */
+		neon_count(NEON_CNT_WRITE_DROPPED);
+		return;
+	}
+	class = page_classify(fork, page);
 	page_truth_note_write(rel, fork, block, page, class);
 	if (class == PAGE_EMPTY)
 	{
@@ -338,6 +347,8 @@ pagestore_extend(const NeonRel *rel, int fork, BlockNumber block, const char *pa
 {
 	RelationInfo info;
 
+	if (neon_static_lsn != InvalidXLogRecPtr)
+		static_endpoint_refuse();
 	if (block == InvalidBlockNumber)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),

@@ -12,6 +12,9 @@
  * after a start from nothing, with every page's last change at or below neon_smgr_shared->start_lsn; pinned pages are gone, as storage has what
  * is needed of them; unlogged relations are md.c's files, which a clean stop leaves right.
  *
+ * A static endpoint is stopped in recovery, and its log ends with the checkpoint it was made with, at neon.static_lsn: its copies are
+ * right for as long as it shows that LSN.
+ *
  * Each copy has a checksum that is verified when it is read: a file that was damaged meanwhile costs a read from the pageserver.
  * Any doubt about the index drops the cache as a whole; a start is never refused because of it.
  *
@@ -52,16 +55,20 @@ read_boot_id(char id[NEON_BOOT_ID_TEXT])
 	return n == NEON_BOOT_ID_TEXT - 1;
 }
 
-/* The control file, if it says that the server was shut down. */
+/* The control file, if it says that the server was shut down as one of its kind. */
 static bool
 read_shutdown(XLogRecPtr *checkpoint, XLogRecPtr *end)
 {
 	bool		crc_ok;
 	ControlFileData *control = get_controlfile(DataDir, &crc_ok);
-	bool		ok = crc_ok && control->state == DB_SHUTDOWNED && control->xlog_seg_size == wal_segment_size;
+	bool		is_static = neon_static_lsn != InvalidXLogRecPtr;
+	bool		ok = crc_ok && control->state == (is_static ? DB_SHUTDOWNED_IN_RECOVERY : DB_SHUTDOWNED) &&
+		control->xlog_seg_size == wal_segment_size;
 
 	*checkpoint = control->checkPoint;
 	*end = neon_wal_record_end(control->checkPoint, NEON_SHUTDOWN_RECORD_BYTES, wal_segment_size);
+	if (is_static)
+		ok = ok && neon_pull_back_lsn(control->checkPoint) == neon_pull_back_lsn(neon_static_lsn);
 	pfree(control);
 	return ok;
 }
@@ -100,6 +107,15 @@ write_index(const neon_warm_header *h, const CachedPage *list)
 				 errdetail("The next start of this endpoint is from nothing.")));
 }
 
+/* Is all that this server has written with the quorum? */
+static bool
+log_is_whole(XLogRecPtr end)
+{
+	if (neon_static_lsn != InvalidXLogRecPtr)
+		return true;			/* it has written nothing */
+	return GetXLogWriteRecPtr() == end && neon_commit_lsn() != UINT64_MAX && neon_commit_lsn() >= end;
+}
+
 /* before_shmem_exit of the postmaster: a normal exit, of which only a clean shutdown is one that ends here with code 0. */
 static void
 save_at_exit(int code, Datum arg)
@@ -112,8 +128,7 @@ save_at_exit(int code, Datum arg)
 
 	if (code != 0 || IsUnderPostmaster)
 		return;
-	if (!read_shutdown(&h.checkpoint_lsn, &h.end_lsn) || !read_boot_id(h.boot_id) ||
-		GetXLogWriteRecPtr() != h.end_lsn || neon_commit_lsn() == UINT64_MAX || neon_commit_lsn() < h.end_lsn)
+	if (!read_shutdown(&h.checkpoint_lsn, &h.end_lsn) || !read_boot_id(h.boot_id) || !log_is_whole(h.end_lsn))
 		return;
 	page_cache_usage(&slots, &used);
 	list = malloc(Max(used, 1) * sizeof(CachedPage));
@@ -157,7 +172,8 @@ why_not(const neon_warm_header *h)
 		return "it is not of this timeline on this boot of the host";
 	if (!read_shutdown(&checkpoint, &end) || checkpoint != h->checkpoint_lsn || end != h->end_lsn)
 		return "it is of another shutdown";
-	if (start_lsn == NULL || !neon_lsn_parse(start_lsn, &wanted) || wanted != h->end_lsn)
+	if (neon_static_lsn == InvalidXLogRecPtr &&
+		(start_lsn == NULL || !neon_lsn_parse(start_lsn, &wanted) || wanted != h->end_lsn))
 		return "the log has another end";
 	if (h->partitions != g.partitions || h->partition_slots != g.partition_slots || h->entry_bytes != sizeof(CachedPage) ||
 		h->entries > (int64) g.partitions * g.partition_slots)

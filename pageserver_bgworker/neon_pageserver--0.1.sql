@@ -158,6 +158,11 @@ CREATE FUNCTION neon_pageserver.last_record_lsn(tenant text, timeline text) RETU
 	LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'neon_ps_last_record_lsn';
 COMMENT ON FUNCTION neon_pageserver.last_record_lsn(text, text) IS 'end of the last WAL record the timeline has';
 
+CREATE FUNCTION neon_pageserver.read_point(tenant text, timeline text, lsn pg_lsn) RETURNS pg_lsn
+	LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'neon_ps_read_point';
+COMMENT ON FUNCTION neon_pageserver.read_point(text, text, pg_lsn) IS
+	'the place at or before an LSN where a branch, or an endpoint that only reads, can begin; returns when everything up to there is here';
+
 CREATE PROCEDURE neon_pageserver.pagestream(tenant text, timeline text)
 	LANGUAGE c AS 'MODULE_PATHNAME', 'neon_ps_pagestream';
 COMMENT ON PROCEDURE neon_pageserver.pagestream(text, text) IS 'stream of page requests and answers in CopyBoth';

@@ -556,6 +556,20 @@ neon_ps_last_record_lsn(PG_FUNCTION_ARGS)
 	PG_RETURN_LSN(ps_timeline_last_record_lsn(tl));
 }
 
+PG_FUNCTION_INFO_V1(neon_ps_read_point);
+
+/*
+ * read_point(tenant, timeline, lsn): where a branch that is made at lsn would begin, as soon as all of it is here.  For those who read there and
+ * make no branch.  Nothing is removed below any LSN yet; a lease would be taken here.
+ */
+Datum
+neon_ps_read_point(PG_FUNCTION_ARGS)
+{
+	PsTimeline *tl = ps_timeline_open(text_to_cstring(PG_GETARG_TEXT_PP(0)), text_to_cstring(PG_GETARG_TEXT_PP(1)));
+
+	PG_RETURN_LSN(branch_lsn(tl, PG_GETARG_LSN(2)));
+}
+
 PG_FUNCTION_INFO_V1(neon_ps_checkpoint);
 
 Datum

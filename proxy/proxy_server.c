@@ -2,7 +2,7 @@
  * proxy_server.c - connections to computes: connecting, logging in as the user, the requests in flight.
  *
  * The login uses the keys that the client's own SCRAM proof gave; the compute proves with its signature that it knows the role, too.
- * After it the compute is asked for its timeline: an address that the controller gave to another endpoint meanwhile is refused.
+ * After it the compute is asked for its timeline, and LSN if it is static: an address that the controller gave to another endpoint meanwhile is refused.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -403,13 +403,14 @@ logged_in(PxServer *s)
 	if (s->pool->endpoint->timeline[0] && !s->pool->dedicated)
 	{
 		px_server_state(s, PX_SV_CHECK);
-		px_server_query(s, "SHOW neon.timeline_id");
+		px_server_query(s, "SELECT pg_catalog.concat_ws('@', pg_catalog.current_setting('neon.timeline_id'), "
+						"NULLIF(pg_catalog.current_setting('neon.static_lsn', true), ''))");
 	}
 	else
 		px_pool_server_ready(s);
 }
 
-/* One column, one row: our timeline? */
+/* One column, one row: our timeline, and LSN? */
 static void
 check_row(PxServer *s, const uint8 *body, size_t len)
 {

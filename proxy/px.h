@@ -84,7 +84,7 @@ typedef struct PxEndpoint
 	char		name[PX_NAME_BYTES];	/* as it was asked for */
 	char		id[PX_NAME_BYTES];	/* as the controller calls it; empty while nothing is known */
 	char		host[256];
-	char		timeline[40];	/* which server must answer there */
+	char		timeline[56];	/* which server must answer there: a timeline, "@" and the LSN of a static endpoint */
 	int			port;
 	PxEndpointState state;
 	int			pool_mode;		/* -1: the proxy's */

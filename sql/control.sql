@@ -92,7 +92,7 @@ SELECT neon_set_branch('nobody', 'work_mem', '1MB');
 -- modes of endpoints
 SELECT neon_create_branch('ctl_replica') IS NOT NULL AS created;
 SELECT neon_create_endpoint('ctl_replica', mode => 'replica');
-SELECT neon_create_endpoint('ctl_replica', mode => 'static', at_time => now());
+SELECT neon_create_endpoint('ctl_replica', mode => 'static', at_lsn => '0/8', at_time => now());
 SELECT neon_create_endpoint('ctl_replica', mode => 'upside-down');
 SELECT neon_create_endpoint('ctl_replica', at_time => now());
 

@@ -39,15 +39,15 @@ COMMENT ON FUNCTION not_from_inside(text, text, text) IS 'refuse what would stop
 
 CREATE FUNCTION check_mode(mode text, at_lsn text, at_time text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-	IF mode IN ('replica', 'static') THEN
+	IF mode = 'replica' THEN
 		RAISE EXCEPTION 'endpoints of mode "%" are not supported yet', mode USING ERRCODE = 'feature_not_supported',
-			HINT = 'For a look at the past create a branch at_time or at_lsn, and a read-write endpoint for it.';
-	ELSIF mode IS DISTINCT FROM 'read-write' THEN
+			HINT = 'Mode "static" shows the branch as it is now, or was at_time or at_lsn, and stays there.';
+	ELSIF mode IS NULL OR mode NOT IN ('read-write', 'static') THEN
 		RAISE EXCEPTION 'invalid endpoint mode "%"', mode USING ERRCODE = 'invalid_parameter_value',
-			HINT = 'There is "read-write"; "replica" and "static" are to come.';
-	ELSIF at_lsn IS NOT NULL OR at_time IS NOT NULL THEN
+			HINT = 'There are "read-write" and "static"; "replica" is to come.';
+	ELSIF mode = 'read-write' AND (at_lsn IS NOT NULL OR at_time IS NOT NULL) THEN
 		RAISE EXCEPTION 'a read-write endpoint is always at the end of its branch' USING ERRCODE = 'invalid_parameter_value',
-			HINT = 'Create a branch at_time or at_lsn, and an endpoint for it.';
+			HINT = 'To read there use mode => ''static''; to write create a branch at_time or at_lsn, and an endpoint for it.';
 	END IF;
 END $$;
 COMMENT ON FUNCTION check_mode(text, text, text) IS 'refuse modes of endpoints that there are not';
@@ -67,7 +67,8 @@ BEGIN
 			RETURN to_jsonb(@extschema@.restore_branch(t, name, (args ->> 'at_lsn')::pg_lsn, (args ->> 'at_time')::timestamptz, args ->> 'keep_as'));
 		WHEN 'create_endpoint' THEN
 			RETURN to_jsonb(@extschema@.create_endpoint(t, name, args ->> 'branch', coalesce(
-				(SELECT b.settings FROM @extschema@.branches b WHERE b.tenant = t AND b.name = coalesce(args ->> 'branch', args ->> 'name')), '{}')));
+				(SELECT b.settings FROM @extschema@.branches b WHERE b.tenant = t AND b.name = coalesce(args ->> 'branch', args ->> 'name')), '{}'),
+				coalesce(args ->> 'mode', 'read-write'), (args ->> 'at_lsn')::pg_lsn, (args ->> 'at_time')::timestamptz));
 		WHEN 'start_endpoint' THEN RETURN to_jsonb(@extschema@.start_server(t, name));
 		WHEN 'suspend_endpoint' THEN PERFORM @extschema@.stop_server(t, name, args ->> 'mode');
 		WHEN 'drop_endpoint' THEN PERFORM @extschema@.drop_endpoint(t, name);
@@ -87,6 +88,7 @@ DECLARE
 	is_admin bool := session_user NOT LIKE 'neon\_t\_%';
 	t text;
 	here text;
+	here_lsn pg_lsn := nullif(split_part(timeline_id, '@', 2), '');		-- of a static endpoint's session
 BEGIN
 	IF fn IN ('create_tenant', 'drop_tenant', 'nodes') AND NOT is_admin THEN
 		RAISE EXCEPTION 'only the cluster''s administrator may do that' USING ERRCODE = 'insufficient_privilege',
@@ -108,7 +110,7 @@ BEGIN
 				LEFT JOIN @extschema@.branches pb ON pb.timeline = l.ancestor
 				WHERE is_admin OR b.tenant = substr(session_user, 8));
 		WHEN 'endpoints' THEN
-			RETURN (SELECT coalesce(jsonb_agg(jsonb_build_object('tenant', e.tenant, 'name', e.name, 'branch', b.name, 'mode', 'read-write',
+			RETURN (SELECT coalesce(jsonb_agg(jsonb_build_object('tenant', e.tenant, 'name', e.name, 'branch', b.name, 'mode', e.mode, 'lsn', e.lsn,
 					'state', p.state,
 					'pid', p.pid, 'host', e.host, 'port', e.port,
 					'data_directory', CASE WHEN is_admin THEN e.directory END, 'started_at', e.started_at,
@@ -131,9 +133,14 @@ BEGIN
 	END CASE;
 
 	t := @extschema@.callers_tenant(args);
-	SELECT b.name INTO here FROM @extschema@.branches b WHERE b.tenant = t AND b.timeline = timeline_id;
+	SELECT b.name INTO here FROM @extschema@.branches b WHERE b.tenant = t AND b.timeline = split_part(timeline_id, '@', 1);
 	CASE fn
-		WHEN 'create_branch' THEN RETURN @extschema@.operate(fn, t, args || jsonb_build_object('parent', coalesce(args ->> 'parent', here, 'main')));
+		WHEN 'create_branch' THEN
+			-- of what the session is connected to: on a static endpoint that is not the branch as it is now
+			IF args ->> 'parent' IS NULL AND args ->> 'at_lsn' IS NULL AND args ->> 'at_time' IS NULL THEN
+				args := args || jsonb_build_object('at_lsn', here_lsn);
+			END IF;
+			RETURN @extschema@.operate(fn, t, args || jsonb_build_object('parent', coalesce(args ->> 'parent', here, 'main')));
 		WHEN 'drop_branch' THEN
 			PERFORM @extschema@.not_from_inside(args ->> 'name', here, 'drop');
 			RETURN @extschema@.operate(fn, t, args);
@@ -141,7 +148,9 @@ BEGIN
 			PERFORM @extschema@.not_from_inside(args ->> 'name', here, 'reset');
 			RETURN @extschema@.operate(fn, t, args);
 		WHEN 'restore_branch' THEN
-			PERFORM @extschema@.not_from_inside(args ->> 'name', here, 'restore');
+			IF here_lsn IS NULL THEN		-- static endpoints stay
+				PERFORM @extschema@.not_from_inside(args ->> 'name', here, 'restore');
+			END IF;
 			RETURN @extschema@.operate(fn, t, args);
 		WHEN 'set_branch' THEN
 			RETURN @extschema@.operate_at_once(fn, t, args || jsonb_build_object('name', coalesce(args ->> 'name', here, 'main')));

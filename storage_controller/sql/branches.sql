@@ -110,13 +110,12 @@ COMMENT ON FUNCTION protect_branch(text, text, bool) IS 'protect a branch from b
 CREATE FUNCTION connection_uri(tenant_id text, branch text) RETURNS text LANGUAGE plpgsql STABLE AS $$
 DECLARE
 	tl @extschema@.timelines := @extschema@.find_branch(tenant_id, branch);
-	e @extschema@.endpoints;
+	e @extschema@.endpoints := @extschema@.writer_of(tl.id);
 BEGIN
-	SELECT * INTO e FROM @extschema@.endpoints x WHERE x.timeline = tl.id;
-	IF NOT FOUND THEN
+	IF e.name IS NULL THEN
 		RAISE EXCEPTION 'branch "%" has no endpoint', branch USING ERRCODE = 'NE004',
 			HINT = format('SELECT neon_create_endpoint(%L);', branch);
 	END IF;
 	RETURN @extschema@.endpoint_uri(e);
 END $$;
-COMMENT ON FUNCTION connection_uri(text, text) IS 'the URI of a branch''s endpoint';
+COMMENT ON FUNCTION connection_uri(text, text) IS 'the URI of a branch''s read-write endpoint';

@@ -68,7 +68,9 @@ COMMENT ON TABLE branches IS 'names of timelines; a restore gives the name to an
 CREATE TABLE endpoints (
 	tenant text NOT NULL REFERENCES tenants,
 	name text NOT NULL CHECK (name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
-	timeline text NOT NULL UNIQUE REFERENCES timelines,		-- one writer a timeline
+	timeline text NOT NULL REFERENCES timelines,
+	mode text NOT NULL DEFAULT 'read-write' CHECK (mode IN ('read-write', 'static')),
+	lsn pg_lsn,							-- what a static endpoint shows: its timeline, or that of an ancestor, as of this LSN, for ever
 	compute text NOT NULL REFERENCES nodes,
 	provider text NOT NULL DEFAULT 'local',		-- the one that has made it
 	directory text NOT NULL UNIQUE,
@@ -79,8 +81,11 @@ CREATE TABLE endpoints (
 	created_at timestamptz NOT NULL DEFAULT now(),
 	started_at timestamptz,
 	PRIMARY KEY (tenant, name),
-	UNIQUE (compute, port)
+	UNIQUE (compute, port),
+	CHECK ((mode = 'static') = (lsn IS NOT NULL))
 );
+CREATE UNIQUE INDEX one_writer ON endpoints (timeline) WHERE mode = 'read-write';
+CREATE INDEX ON endpoints (timeline);
 
 -- A tenant is attached to a pageserver under a generation; see generations.sql.  A row is committed before the pageserver hears of it: it may be
 -- there before the tenant's own, and stay for a moment when that is gone.

@@ -114,8 +114,8 @@ CREATE FUNCTION console_ask_size(tl timelines) RETURNS bigint LANGUAGE plpgsql A
 DECLARE
 	e @extschema@.endpoints;
 BEGIN
-	SELECT * INTO e FROM @extschema@.endpoints x WHERE x.timeline = tl.id;
-	IF FOUND AND @extschema@.endpoint_pid(e) IS NOT NULL THEN
+	e := @extschema@.writer_of(tl.id);
+	IF e.name IS NOT NULL AND @extschema@.endpoint_pid(e) IS NOT NULL THEN
 		RETURN (SELECT (r ->> 'size')::bigint FROM @extschema@.on_endpoint(e, 'postgres',
 			'SELECT sum(pg_database_size(oid))::bigint AS size FROM pg_database WHERE datallowconn') r);
 	END IF;

@@ -24,12 +24,13 @@ $$;
 COMMENT ON FUNCTION endpoint_lock(text, text) IS 'until the end of the transaction nobody else starts, stops or changes this endpoint';
 
 -- Those of a timeline; under the tenant's lock, so that no others come.
-CREATE FUNCTION lock_endpoints(timeline_id text) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION lock_endpoints(timeline_id text, only_mode text = NULL) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
 	PERFORM @extschema@.endpoint_lock(e.tenant, e.name)
-	FROM (SELECT x.tenant, x.name FROM @extschema@.endpoints x WHERE x.timeline = timeline_id ORDER BY x.name) e;
+	FROM (SELECT x.tenant, x.name FROM @extschema@.endpoints x
+		WHERE x.timeline = timeline_id AND (only_mode IS NULL OR x.mode = only_mode) ORDER BY x.name) e;
 END $$;
-COMMENT ON FUNCTION lock_endpoints(text) IS 'endpoint_lock() for all endpoints of a timeline';
+COMMENT ON FUNCTION lock_endpoints(text, text) IS 'endpoint_lock() for all endpoints of a timeline, or those of one mode';
 
 CREATE FUNCTION ports_lock(address text) RETURNS void LANGUAGE sql AS $$
 	SELECT pg_advisory_xact_lock(hashtextextended('neon ports of ' || address, 0));
@@ -100,6 +101,7 @@ COMMENT ON FUNCTION look_up_endpoint(text, text) IS 'the endpoint of that name, 
 -- What a compute host is told to start.
 CREATE FUNCTION compute_spec(e endpoints, tl timelines) RETURNS jsonb LANGUAGE sql STABLE AS $$
 	SELECT jsonb_build_object(
+		'static_lsn', e.lsn, 'static_timeline', CASE WHEN e.mode = 'static' THEN (@extschema@.timeline_that_holds(tl, e.lsn)).id END,
 		'provider', e.provider, 'name', e.directory, 'tenant', tl.tenant, 'timeline', tl.id, 'start_lsn', tl.start_lsn, 'system_id', tl.system_id,
 		'wal_seg_size', tl.wal_seg_size, 'safekeepers', @extschema@.safekeepers_setting(tl),
 		'pageserver', @extschema@.tenant_connstring(ps, t), 'controller', @extschema@.tenant_connstring(ctl, t),
@@ -145,7 +147,10 @@ BEGIN
 	SELECT * INTO STRICT tl FROM @extschema@.timelines WHERE id = e.timeline;
 	PERFORM @extschema@.step('start the server', e.compute, e.name);
 	known := jsonb_build_object('timeline', tl.id, 'safekeepers', tl.safekeepers);
-	IF e.told = known THEN
+	IF e.mode = 'static' THEN		-- no safekeeper hears of it
+		known := NULL;
+		r := @extschema@.start_on_host(e, tl);
+	ELSIF e.told = known THEN
 		BEGIN
 			r := @extschema@.start_on_host(e, tl);
 		EXCEPTION WHEN connection_failure OR object_not_in_prerequisite_state THEN
@@ -162,7 +167,9 @@ BEGIN
 		last_start = CASE WHEN (r ->> 'started')::bool THEN r ELSE x.last_start END, crashes = 0, restart_after = NULL, problem = NULL,
 		host = coalesce(r ->> 'host', CASE WHEN (r ->> 'started')::bool THEN (SELECT n.host FROM @extschema@.nodes n WHERE n.name = x.compute) END, x.host)
 	WHERE x.tenant = e.tenant AND x.name = e.name RETURNING x.* INTO e;
-	DELETE FROM @extschema@.role_secrets s WHERE s.timeline = tl.id;	-- from now on it is asked itself
+	IF e.mode = 'read-write' THEN
+		PERFORM @extschema@.forget_role_secrets(e);		-- from now on it is asked itself
+	END IF;
 	RETURN @extschema@.endpoint_uri(e);
 END $$;
 COMMENT ON FUNCTION start_server(text, text) IS 'start an endpoint''s server, under the endpoint''s lock; returns its URI';
@@ -204,11 +211,22 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION refuse_left_server(text, text) IS 'refuse a name of an endpoint whose last server cannot be removed now';
 
-CREATE FUNCTION create_endpoint(tenant_id text, endpoint text, branch text = NULL, settings jsonb = '{}') RETURNS text LANGUAGE plpgsql AS $$
+-- Where a static endpoint stands: as a branch would begin there, or at the end of what is committed now.  Its pageserver has everything up to there.
+CREATE FUNCTION read_point(tl timelines, branch text, at_lsn pg_lsn, at_time timestamptz) RETURNS pg_lsn LANGUAGE plpgsql AS $$
+DECLARE point record := @extschema@.branch_point(tl, branch, at_lsn, at_time);
+BEGIN
+	RETURN (SELECT (r ->> 'lsn')::pg_lsn FROM @extschema@.on_node((point.origin).pageserver,
+		'SELECT neon_pageserver.read_point($1, $2, $3::pg_lsn) AS lsn', tl.tenant, (point.origin).id, point.lsn::text) r);
+END $$;
+COMMENT ON FUNCTION read_point(timelines, text, pg_lsn, timestamptz) IS 'the LSN that a static endpoint of a branch shows';
+
+CREATE FUNCTION create_endpoint(tenant_id text, endpoint text, branch text = NULL, settings jsonb = '{}', mode text = 'read-write',
+	at_lsn pg_lsn = NULL, at_time timestamptz = NULL) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
 	tl @extschema@.timelines;
 	c @extschema@.nodes;
 	other text;
+	lsn pg_lsn;
 	new_port int;
 	new_directory text := format('%s-%s', left(tenant_id, 8), endpoint);
 BEGIN
@@ -219,10 +237,12 @@ BEGIN
 		RAISE EXCEPTION 'endpoint "%" already exists', endpoint USING ERRCODE = 'duplicate_object',
 			HINT = 'Start it with neon_start_endpoint().';
 	END IF;
-	SELECT e.name INTO other FROM @extschema@.endpoints e WHERE e.timeline = tl.id;
-	IF FOUND THEN
+	other := (@extschema@.writer_of(tl.id)).name;
+	IF mode = 'static' THEN
+		lsn := @extschema@.read_point(tl, coalesce(branch, endpoint), at_lsn, at_time);
+	ELSIF other IS NOT NULL THEN
 		RAISE EXCEPTION 'branch "%" already has the read-write endpoint "%"', coalesce(branch, endpoint), other
-			USING ERRCODE = 'NE005', HINT = 'A branch has one writer at a time; create a branch for another one.';
+			USING ERRCODE = 'NE005', HINT = 'A branch has one writer at a time; create a branch for another one, or an endpoint of mode "static", which only reads.';
 	END IF;
 	c := @extschema@.choose_host();
 	-- what an interrupted creation has left, perhaps on another host, perhaps running on another branch
@@ -232,12 +252,12 @@ BEGIN
 	FROM @extschema@.leftovers l JOIN @extschema@.nodes n ON n.name = ANY (l.nodes) WHERE l.kind = 'compute' AND l.id = new_directory;
 	SELECT (r ->> 'port')::int INTO STRICT new_port FROM @extschema@.aside('SELECT @extschema@.reserve_port($1, $2, $3, $4, $5::bigint) AS port',
 		c.name, c.provider, new_directory, tenant_id, @extschema@.current_operation()::text) r;
-	INSERT INTO @extschema@.endpoints (tenant, name, timeline, compute, provider, directory, host, port, settings)
-	VALUES (tenant_id, endpoint, tl.id, c.name, c.provider, new_directory, c.host, new_port, settings);
+	INSERT INTO @extschema@.endpoints (tenant, name, timeline, mode, lsn, compute, provider, directory, host, port, settings)
+	VALUES (tenant_id, endpoint, tl.id, mode, lsn, c.name, c.provider, new_directory, c.host, new_port, settings);
 	PERFORM @extschema@.keep_leftover('compute', new_directory);
 	RETURN @extschema@.start_endpoint(tenant_id, endpoint);
 END $$;
-COMMENT ON FUNCTION create_endpoint(text, text, text, jsonb) IS 'make and start an endpoint for a branch; returns its URI';
+COMMENT ON FUNCTION create_endpoint(text, text, text, jsonb, text, pg_lsn, timestamptz) IS 'make and start an endpoint for a branch; returns its URI';
 
 CREATE FUNCTION drop_endpoint(tenant_id text, endpoint text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE e @extschema@.endpoints := @extschema@.look_up_endpoint(tenant_id, endpoint);
@@ -257,6 +277,6 @@ BEGIN
 		PERFORM @extschema@.write_leftover('compute', e.directory, e.tenant, ARRAY[e.compute], e.port, @extschema@.current_operation(), e.provider);
 	END;
 	DELETE FROM @extschema@.endpoints WHERE tenant = e.tenant AND name = e.name;
-	DELETE FROM @extschema@.role_secrets s WHERE s.timeline = e.timeline;
+	PERFORM @extschema@.forget_role_secrets(e);
 END $$;
 COMMENT ON FUNCTION drop_endpoint(text, text) IS 'stop and drop an endpoint';

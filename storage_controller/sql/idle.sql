@@ -17,12 +17,23 @@ ALTER TABLE endpoints
 -- its next start, so they are never older than what the endpoint itself would say.  Not dumped, for the same reason.
 CREATE TABLE role_secrets (
 	timeline text NOT NULL REFERENCES timelines ON DELETE CASCADE,
+	lsn pg_lsn NOT NULL DEFAULT '0/0',	-- of a static endpoint
 	role text NOT NULL,
 	secret text NOT NULL,
 	valid_until timestamptz,
-	PRIMARY KEY (timeline, role)
+	PRIMARY KEY (timeline, lsn, role)
 );
-COMMENT ON TABLE role_secrets IS 'password verifiers of the roles of a timeline whose endpoint is suspended';
+COMMENT ON TABLE role_secrets IS 'password verifiers of the roles of a timeline whose endpoint is suspended; those as of an LSN for its static endpoints';
+
+CREATE FUNCTION role_secrets_of(e endpoints) RETURNS SETOF role_secrets LANGUAGE sql STABLE AS $$
+	SELECT * FROM @extschema@.role_secrets s WHERE s.timeline = e.timeline AND s.lsn = coalesce(e.lsn, '0/0');
+$$;
+COMMENT ON FUNCTION role_secrets_of(endpoints) IS 'the password verifiers that are kept for an endpoint';
+
+CREATE FUNCTION forget_role_secrets(e endpoints) RETURNS void LANGUAGE sql AS $$
+	DELETE FROM @extschema@.role_secrets s WHERE s.timeline = e.timeline AND s.lsn = coalesce(e.lsn, '0/0');
+$$;
+COMMENT ON FUNCTION forget_role_secrets(endpoints) IS 'keep no password verifiers for an endpoint any more';
 
 -- There is a limit, as what is in there is up to the tenant: beyond it none is kept, and whoever logs in while the endpoint sleeps wakes it.
 CREATE FUNCTION refresh_role_secrets(e endpoints) RETURNS void LANGUAGE plpgsql AS $$
@@ -40,8 +51,8 @@ BEGIN
 			DETAIL = 'It has more than 1000 roles with a password, or a verifier of more than 1000 bytes.',
 			HINT = 'Clients that log in while it sleeps wake it.  Drop roles that nobody needs, or their passwords.';
 	END IF;
-	DELETE FROM @extschema@.role_secrets s WHERE s.timeline = e.timeline;
-	INSERT INTO @extschema@.role_secrets SELECT e.timeline, x.role, x.secret, x.valid_until
+	PERFORM @extschema@.forget_role_secrets(e);
+	INSERT INTO @extschema@.role_secrets SELECT e.timeline, coalesce(e.lsn, '0/0'), x.role, x.secret, x.valid_until
 	FROM jsonb_to_recordset(secrets) AS x (role text, secret text, valid_until timestamptz);
 END $$;
 COMMENT ON FUNCTION refresh_role_secrets(endpoints) IS 'copy the password verifiers of a running endpoint''s roles';
@@ -212,6 +223,11 @@ DECLARE
 	changes jsonb := coalesce(spec -> 'settings', '{}');
 	r jsonb;
 BEGIN
+	e := @extschema@.look_up_endpoint(tenant_id, endpoint);
+	IF e.mode = 'static' AND spec - 'settings' <> '{}' THEN
+		RAISE EXCEPTION 'the roles, databases and extensions of static endpoint "%" cannot be changed', endpoint USING ERRCODE = 'read_only_sql_transaction',
+			DETAIL = format('It shows its branch as of LSN %s.', e.lsn), HINT = 'Settings can be changed.  For the rest create a branch at that LSN.';
+	END IF;
 	IF jsonb_typeof(changes) <> 'object' THEN
 		RAISE EXCEPTION 'malformed parts of a configuration: settings' USING ERRCODE = 'invalid_parameter_value',
 			HINT = 'settings is an object of names and values.';
@@ -230,7 +246,7 @@ BEGIN
 	IF changes <> '{}' THEN
 		UPDATE @extschema@.endpoints x SET settings = jsonb_strip_nulls(x.settings || changes)
 		WHERE x.tenant = tenant_id AND x.name = endpoint;
-		UPDATE @extschema@.branches x SET settings = jsonb_strip_nulls(x.settings || changes) WHERE x.timeline = e.timeline;
+		UPDATE @extschema@.branches x SET settings = jsonb_strip_nulls(x.settings || changes) WHERE x.timeline = e.timeline AND e.mode = 'read-write';
 	END IF;
 	RETURN r;
 END $$;

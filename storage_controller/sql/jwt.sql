@@ -67,8 +67,8 @@ DECLARE
 	secret text;
 	there jsonb;
 BEGIN
-	SELECT * INTO e FROM @extschema@.endpoints x WHERE x.timeline = tl.id;
-	IF NOT FOUND OR @extschema@.endpoint_pid(e) IS NULL THEN
+	e := @extschema@.writer_of(tl.id);
+	IF e.name IS NULL OR @extschema@.endpoint_pid(e) IS NULL THEN
 		RAISE EXCEPTION 'branch "%" has no running endpoint', branch USING ERRCODE = 'NE004',
 			HINT = 'Create or start one: the role is made in the branch''s databases.';
 	END IF;

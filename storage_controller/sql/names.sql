@@ -45,6 +45,12 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION find_endpoint(text, text) IS 'the endpoint of that name, its row locked, or an error';
 
+-- A row of NULLs when it has none.
+CREATE FUNCTION writer_of(timeline_id text) RETURNS endpoints LANGUAGE sql STABLE AS $$
+	SELECT * FROM @extschema@.endpoints e WHERE e.timeline = timeline_id AND e.mode = 'read-write';
+$$;
+COMMENT ON FUNCTION writer_of(text) IS 'the read-write endpoint of a timeline';
+
 CREATE FUNCTION lock_tenant(tenant_id text) RETURNS tenants LANGUAGE sql AS $$
 	SELECT * FROM @extschema@.tenants WHERE id = tenant_id FOR NO KEY UPDATE;
 $$;

@@ -24,9 +24,15 @@ CREATE FUNCTION endpoint_by_id(id text) RETURNS SETOF endpoints LANGUAGE sql STA
 $$;
 COMMENT ON FUNCTION endpoint_by_id(text) IS 'the endpoint that an external id, or a unique name, stands for';
 
+-- What a proxy checks a server by that answers at an endpoint's address.
+CREATE FUNCTION endpoint_shows(e endpoints) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+	SELECT e.timeline || coalesce('@' || e.lsn::text, '');
+$$;
+COMMENT ON FUNCTION endpoint_shows(endpoints) IS 'what an endpoint''s server shows: its timeline, and the LSN of a static one';
+
 CREATE FUNCTION proxy_endpoint(name text) RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-	SELECT jsonb_build_object('id', @extschema@.endpoint_id(e), 'tenant', e.tenant, 'endpoint', e.name, 'timeline', e.timeline,
+	SELECT jsonb_build_object('id', @extschema@.endpoint_id(e), 'tenant', e.tenant, 'endpoint', e.name, 'timeline', @extschema@.endpoint_shows(e),
 		'branch', (SELECT b.name FROM @extschema@.branches b WHERE b.timeline = e.timeline),
 		'state', CASE WHEN e.wanted = 'running' AND e.started_at IS NOT NULL THEN 'running' WHEN e.wanted = 'running' THEN 'starting' ELSE 'suspended' END,
 		'host', e.host, 'port', e.port, 'settings', e.settings)
@@ -58,7 +64,7 @@ BEGIN
 		END;
 	END IF;
 	SELECT count(*) > 0, max(s.secret) FILTER (WHERE s.role = proxy_role_secret.role AND (s.valid_until IS NULL OR s.valid_until > clock_timestamp()))
-		INTO kept, answer FROM @extschema@.role_secrets s WHERE s.timeline = e.timeline;
+		INTO kept, answer FROM @extschema@.role_secrets_of(e) s;
 	IF kept THEN
 		RETURN answer;
 	END IF;
@@ -77,7 +83,7 @@ BEGIN
 	END IF;
 	PERFORM @extschema@.start_endpoint(e.tenant, e.name);
 	SELECT * INTO e FROM @extschema@.endpoint_by_id(proxy_wake.id);
-	RETURN jsonb_build_object('host', e.host, 'port', e.port, 'timeline', e.timeline);
+	RETURN jsonb_build_object('host', e.host, 'port', e.port, 'timeline', @extschema@.endpoint_shows(e));
 END $$;
 COMMENT ON FUNCTION proxy_wake(text) IS 'for proxies: start an endpoint if it does not run; returns where it takes connections';
 

@@ -17,7 +17,7 @@ BEGIN
 	INSERT INTO @extschema@.timelines SELECT fresh.*;
 	SELECT b.created_at INTO STRICT since FROM @extschema@.branches b WHERE b.tenant = tenant_id AND b.name = branch AND b.timeline = old_timeline;
 	UPDATE @extschema@.branches b SET timeline = fresh.id WHERE b.tenant = tenant_id AND b.name = branch;
-	UPDATE @extschema@.endpoints e SET timeline = fresh.id WHERE e.timeline = old_timeline;
+	UPDATE @extschema@.endpoints e SET timeline = fresh.id WHERE e.timeline = old_timeline AND e.mode = 'read-write';
 	IF keep_as IS NOT NULL THEN
 		INSERT INTO @extschema@.branches (tenant, name, timeline, created_at) VALUES (tenant_id, keep_as, old_timeline, since);
 	ELSE
@@ -32,7 +32,7 @@ COMMENT ON FUNCTION switch_branch(text, text, text, jsonb, text, bigint) IS 'giv
 CREATE FUNCTION move_branch(t tenants, branch text, old timelines, fresh timelines, keep_as text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE e @extschema@.endpoints;
 BEGIN
-	PERFORM @extschema@.remove_computes(old.id);
+	PERFORM @extschema@.remove_computes(old.id, 'read-write');
 	PERFORM @extschema@.step('move the name');
 	PERFORM @extschema@.aside('SELECT @extschema@.switch_branch($1, $2, $3, $4::jsonb, $5, $6::bigint)', t.id, branch, old.id, to_jsonb(fresh)::text, keep_as,
 		@extschema@.current_operation()::text);
@@ -59,6 +59,12 @@ BEGIN
 	IF FOUND THEN
 		RAISE EXCEPTION 'branch "%" has children, among them "%"', branch, child USING ERRCODE = 'dependent_objects_still_exist',
 			DETAIL = 'A reset drops what the branch holds, and they need it.',
+			HINT = 'Drop them first, or take another branch of the parent with neon_create_branch().';
+	END IF;
+	SELECT e.name INTO child FROM @extschema@.endpoints e WHERE e.timeline = tl.id AND e.mode = 'static' LIMIT 1;
+	IF FOUND THEN
+		RAISE EXCEPTION 'branch "%" has static endpoints, among them "%"', branch, child USING ERRCODE = 'dependent_objects_still_exist',
+			DETAIL = 'A reset drops what the branch holds, and they show it.',
 			HINT = 'Drop them first, or take another branch of the parent with neon_create_branch().';
 	END IF;
 	PERFORM @extschema@.move_branch(t, branch, tl, @extschema@.make_timeline(t, parent, @extschema@.current_lsn(parent)), NULL);

@@ -14,7 +14,7 @@ BEGIN
 	-- A running endpoint is asked.  One that cannot be is perhaps being started or stopped: we wait for that, and keep it from being
 	-- started while we ask the safekeepers, as an election would end it.
 	LOOP
-		SELECT * INTO e FROM @extschema@.endpoints WHERE timeline = tl.id;
+		SELECT * INTO e FROM @extschema@.endpoints WHERE timeline = tl.id AND mode = 'read-write';
 		IF NOT FOUND AND NOT locked AND NOT none_is_made THEN
 			PERFORM @extschema@.lock_tenant(tl.tenant);		-- or one could be created meanwhile; the tenant before the endpoint
 			none_is_made := true;
@@ -88,6 +88,15 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION lsn_at(timelines, timestamptz) IS 'the end of what was committed on a timeline at a time';
 
+CREATE FUNCTION timeline_that_holds(tl timelines, lsn pg_lsn) RETURNS timelines LANGUAGE plpgsql STABLE AS $$
+BEGIN
+	WHILE lsn < tl.start_lsn AND tl.ancestor IS NOT NULL LOOP
+		SELECT * INTO STRICT tl FROM @extschema@.timelines l WHERE l.id = tl.ancestor;
+	END LOOP;
+	RETURN tl;
+END $$;
+COMMENT ON FUNCTION timeline_that_holds(timelines, pg_lsn) IS 'the timeline, or the ancestor of it, whose log an LSN of its history is in';
+
 -- Where a branch of a branch begins: the timeline that holds that moment (of a branch that was made, reset or restored after it: one
 -- of its ancestors) and the LSN there.
 CREATE FUNCTION branch_point(tl timelines, branch text, at_lsn pg_lsn, at_time timestamptz, OUT origin timelines, OUT lsn pg_lsn)
@@ -111,9 +120,7 @@ BEGIN
 	ELSE
 		lsn := at_lsn;
 	END IF;
-	WHILE lsn < origin.start_lsn AND origin.ancestor IS NOT NULL LOOP
-		SELECT * INTO STRICT origin FROM @extschema@.timelines l WHERE l.id = origin.ancestor;
-	END LOOP;
+	origin := @extschema@.timeline_that_holds(tl, lsn);
 	WITH RECURSIVE up AS (SELECT tl.ancestor, tl.created_at UNION ALL
 		SELECT l.ancestor, l.created_at FROM up JOIN @extschema@.timelines l ON l.id = up.ancestor)
 	SELECT created_at INTO since FROM up WHERE ancestor IS NULL;
@@ -164,13 +171,13 @@ COMMENT ON FUNCTION add_timeline(timelines, text) IS 'give a timeline that the n
 
 -- The servers of a timeline, if there are any: stopped, and nothing of their directories kept.  Until the end of our transaction nobody else
 -- starts them.
-CREATE FUNCTION remove_computes(timeline_id text) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION remove_computes(timeline_id text, only_mode text = NULL) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE e @extschema@.endpoints;
 BEGIN
-	PERFORM @extschema@.lock_endpoints(timeline_id);
-	FOR e IN SELECT * FROM @extschema@.endpoints x WHERE x.timeline = timeline_id LOOP
+	PERFORM @extschema@.lock_endpoints(timeline_id, only_mode);
+	FOR e IN SELECT * FROM @extschema@.endpoints x WHERE x.timeline = timeline_id AND (only_mode IS NULL OR x.mode = only_mode) LOOP
 		PERFORM @extschema@.step('stop the server', e.compute, e.name);
 		PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.drop_compute($1, $2)', e.directory, e.provider);
 	END LOOP;
 END $$;
-COMMENT ON FUNCTION remove_computes(text) IS 'stop a timeline''s endpoints and remove what their hosts have of them';
+COMMENT ON FUNCTION remove_computes(text, text) IS 'stop a timeline''s endpoints, or those of one mode, and remove what their hosts have of them';
