@@ -65,7 +65,7 @@ remove_tree(const char *path)
 
 static void
 fetch_base_backup(const char *conninfo, const char *tenant, const char *timeline,
-				  XLogRecPtr lsn, XLogRecPtr prev_lsn, const char *dir)
+				  XLogRecPtr lsn, XLogRecPtr prev_lsn, XLogRecPtr checkpoint, const char *dir)
 {
 	PGconn	   *conn = neon_pq_connect(conninfo, "pageserver", 10000);
 	TarReader  *tar = tar_reader_begin(dir);
@@ -73,8 +73,8 @@ fetch_base_backup(const char *conninfo, const char *tenant, const char *timeline
 	int			len;
 
 	PQclear(neon_pq_query(conn, "pageserver",
-						  psprintf("CALL neon_pageserver.basebackup('%s', '%s', '%X/%X', '%X/%X')",
-								   tenant, timeline, LSN_FORMAT_ARGS(lsn), LSN_FORMAT_ARGS(prev_lsn)),
+						  psprintf("CALL neon_pageserver.basebackup('%s', '%s', '%X/%X', '%X/%X', '%X/%X')",
+								   tenant, timeline, LSN_FORMAT_ARGS(lsn), LSN_FORMAT_ARGS(prev_lsn), LSN_FORMAT_ARGS(checkpoint)),
 						  0, NULL, BASE_BACKUP_TIMEOUT_MS));
 	while ((buf = neon_pq_get_copy(conn, "pageserver", &len, BASE_BACKUP_TIMEOUT_MS)) != NULL)
 	{
@@ -92,7 +92,7 @@ remove_fresh(int code, Datum path)
 	(void) rmtree((const char *) DatumGetPointer(path), true);
 }
 
-/* (name, pageserver, tenant, timeline, lsn, prev_lsn, conf, hba, standby): replaces what stood there */
+/* (name, pageserver, tenant, timeline, lsn, prev_lsn, conf, hba, standby, checkpoint): replaces what stood there */
 Datum
 ct_create_data_directory(PG_FUNCTION_ARGS)
 {
@@ -123,7 +123,7 @@ ct_create_data_directory(PG_FUNCTION_ARGS)
 		ereport(ERROR, (errcode_for_file_access(), errmsg("could not create directory \"%s\": %m", fresh)));
 	PG_ENSURE_ERROR_CLEANUP(remove_fresh, CStringGetDatum(fresh));
 	{
-		fetch_base_backup(conninfo, tenant, timeline, lsn, prev_lsn, fresh);
+		fetch_base_backup(conninfo, tenant, timeline, lsn, prev_lsn, PG_GETARG_LSN(9), fresh);
 		write_file(fresh, "postgresql.conf", conf);
 		write_file(fresh, "pg_hba.conf", hba);
 		write_file(fresh, "pg_ident.conf", "");

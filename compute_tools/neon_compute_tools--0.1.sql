@@ -16,10 +16,10 @@ COMMENT ON FUNCTION sync_safekeepers(text, text, text, pg_lsn, text, int, int) I
 	'elect on the safekeepers without new WAL: the end of log that their quorum has, and the start of its last record';
 
 CREATE FUNCTION create_data_directory(name text, pageserver text, tenant text, timeline text, lsn pg_lsn, prev_lsn pg_lsn,
-	conf text, hba text, standby bool = false) RETURNS void
+	conf text, hba text, standby bool = false, checkpoint pg_lsn = '0/0') RETURNS void
 AS 'MODULE_PATHNAME', 'ct_create_data_directory' LANGUAGE C STRICT;
-COMMENT ON FUNCTION create_data_directory(text, text, text, text, pg_lsn, pg_lsn, text, text, bool) IS
-	'make a compute''s data directory from a base backup at lsn; standby: of a server that stays there';
+COMMENT ON FUNCTION create_data_directory(text, text, text, text, pg_lsn, pg_lsn, text, text, bool, pg_lsn) IS
+	'make a compute''s data directory from a base backup at lsn; standby: of a server that stays there, or follows the log from the redo of a checkpoint on';
 
 CREATE FUNCTION drop_data_directory(name text) RETURNS void
 AS 'MODULE_PATHNAME', 'ct_drop_data_directory' LANGUAGE C STRICT;
@@ -96,7 +96,7 @@ log_line_prefix = '%%m [%%p] %%b '
 logging_collector = off
 $c$, (spec->>'port')::int, @extschema@.conf_literal(spec->>'host'),
 		@extschema@.conf_literal(current_setting('neon_compute_tools.base_directory')),
-		@extschema@.conf_literal(CASE WHEN spec->>'static_lsn' IS NULL THEN 'neon_smgr,neon_walproposer' ELSE 'neon_smgr' END));
+		@extschema@.conf_literal(CASE WHEN coalesce(spec->>'static_lsn', spec->>'replica_source') IS NULL THEN 'neon_smgr,neon_walproposer' ELSE 'neon_smgr' END));
 	FOR setting IN SELECT key, value FROM jsonb_each_text(coalesce(spec->'settings', '{}')) LOOP
 		IF setting.key !~ '^[a-z_][a-z0-9_.]*$' THEN
 			RAISE EXCEPTION 'invalid setting name "%"', setting.key USING ERRCODE = 'invalid_name';
@@ -114,6 +114,12 @@ neon.static_timeline_id = %L
 hot_standby = on
 wal_retrieve_retry_interval = '1h'	# there is nothing to come
 $c$, x::text, spec->>'static_timeline');
+	END IF;
+	IF spec->>'replica_source' IS NOT NULL THEN
+		RETURN conf || format($c$neon.replica = on
+hot_standby = on
+primary_conninfo = %s
+$c$, @extschema@.conf_literal(spec->>'replica_source'));
 	END IF;
 	RETURN conf || format($c$neon.safekeepers = %L
 neon.start_lsn = %L
@@ -206,6 +212,26 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION local_start_static(jsonb) IS 'start a static endpoint as a process of this host, where it was stopped or from nothing';
 
+-- A replica: always from nothing, as what it remembers is true of where it was.
+CREATE FUNCTION local_start_replica(spec jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+	compute text := spec->>'name';
+	redo pg_lsn := spec->>'redo_lsn';
+	began timestamptz := clock_timestamp();
+	fetched timestamptz;
+BEGIN
+	PERFORM @extschema@.clear_port((spec->>'port')::int);
+	PERFORM @extschema@.forget_dead_process(compute);
+	PERFORM @extschema@.create_data_directory(compute, spec->>'pageserver', spec->>'tenant', spec->>'timeline', redo, '0/0',
+		@extschema@.compute_conf(spec, redo), @extschema@.compute_hba(true), true, (spec->>'checkpoint_lsn')::pg_lsn);
+	fetched := clock_timestamp();
+	PERFORM @extschema@.start_process(compute, 60000, coalesce((spec->>'memory_mb')::int, 0), coalesce((spec->>'cpu_percent')::int, 0));
+	RETURN jsonb_build_object('lsn', redo, 'pid', @extschema@.process_pid(compute), 'started', true, 'warm', false, 'not_warm', 'it is a replica',
+		'fetch_ms', round(extract(epoch FROM fetched - began) * 1000, 1),
+		'start_ms', round(extract(epoch FROM clock_timestamp() - fetched) * 1000, 1));
+END $$;
+COMMENT ON FUNCTION local_start_replica(jsonb) IS 'start a replica as a process of this host';
+
 -- Elect; then start what is here if it is what the log ends with, else fetch and start (docs/protocols.md, "Starting a compute").
 CREATE FUNCTION local_start(spec jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
@@ -227,6 +253,8 @@ BEGIN
 	END IF;
 	IF spec->>'static_lsn' IS NOT NULL THEN
 		RETURN @extschema@.local_start_static(spec);
+	ELSIF spec->>'replica_source' IS NOT NULL THEN
+		RETURN @extschema@.local_start_replica(spec);
 	END IF;
 	SELECT * INTO STRICT x FROM @extschema@.local_sync(spec);
 	PERFORM @extschema@.clear_port((spec->>'port')::int);

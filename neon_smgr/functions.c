@@ -19,6 +19,7 @@
 #include "page_cache.h"
 #include "pagestore.h"
 #include "relation_table.h"
+#include "replica.h"
 
 #define STAT_COLUMNS	(NEON_CNT_LAST + 4)
 
@@ -26,6 +27,7 @@ PG_FUNCTION_INFO_V1(neon_page_cache_stats);
 PG_FUNCTION_INFO_V1(neon_version);
 PG_FUNCTION_INFO_V1(neon_compute_info);
 PG_FUNCTION_INFO_V1(neon_test_evict);
+PG_FUNCTION_INFO_V1(neon_replica_stats);
 
 static void
 require_compute(void)
@@ -90,6 +92,28 @@ neon_compute_info(PG_FUNCTION_ARGS)
 	values[7] = Int32GetDatum(report->builtins);
 	values[8] = Int32GetDatum(report->direct_calls_expected);
 	values[9] = Int32GetDatum(report->direct_calls_unexpected);
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
+}
+
+/* replay_lsn, records redone, skipped, skipped after a look at the visibility map */
+Datum
+neon_replica_stats(PG_FUNCTION_ARGS)
+{
+	TupleDesc	desc;
+	Datum		values[4];
+	bool		nulls[4] = {false};
+	ReplicaCounters c;
+
+	require_compute();
+	if (!neon_replica)
+		PG_RETURN_NULL();
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE || desc->natts != 4)
+		elog(ERROR, "unexpected result type of neon_replica_stats");
+	c = replica_counters();
+	values[0] = LSNGetDatum(replica_replay_lsn());
+	values[1] = Int64GetDatum(c.redone);
+	values[2] = Int64GetDatum(c.skipped);
+	values[3] = Int64GetDatum(c.map_only);
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }
 

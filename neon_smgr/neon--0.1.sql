@@ -37,6 +37,18 @@ COMMENT ON VIEW pg_stat_neon_page_cache IS 'where pages were read from and kept 
 REVOKE ALL ON pg_stat_neon_page_cache FROM PUBLIC;
 GRANT SELECT ON pg_stat_neon_page_cache TO pg_monitor;
 
+CREATE FUNCTION neon_replica_stats(OUT replay_lsn pg_lsn, OUT redone bigint, OUT skipped bigint, OUT map_only bigint)
+	AS 'MODULE_PATHNAME', 'neon_replica_stats' LANGUAGE C VOLATILE PARALLEL SAFE;
+COMMENT ON FUNCTION neon_replica_stats() IS 'what a replica has done with the records of its branch''s log that name pages';
+REVOKE ALL ON FUNCTION neon_replica_stats() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION neon_replica_stats() TO pg_monitor;
+
+CREATE VIEW pg_stat_neon_replica AS SELECT * FROM neon_replica_stats() WHERE replay_lsn IS NOT NULL;
+COMMENT ON VIEW pg_stat_neon_replica IS
+	'on a replica: how far it has followed, and how many records changed pages in shared_buffers, or none, or only ones of the visibility map';
+REVOKE ALL ON pg_stat_neon_replica FROM PUBLIC;
+GRANT SELECT ON pg_stat_neon_replica TO pg_monitor;
+
 CREATE FUNCTION neon_test_evict(relation regclass) RETURNS void
 	AS 'MODULE_PATHNAME', 'neon_test_evict' LANGUAGE C VOLATILE STRICT;
 COMMENT ON FUNCTION neon_test_evict(regclass) IS 'for tests: write and drop the relation''s buffers';
@@ -158,7 +170,7 @@ CREATE FUNCTION neon_create_endpoint(name text, branch text = NULL, mode text = 
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
 $$ SELECT @extschema@.neon_control('create_endpoint', jsonb_build_object('name', name, 'branch', branch, 'mode', mode, 'at_lsn', at_lsn, 'at_time', at_time)) #>> '{}' $$;
 COMMENT ON FUNCTION neon_create_endpoint(text, text, text, pg_lsn, timestamptz) IS
-	'Makes and starts a server for a branch; returns its URI when it takes connections. branch: default the branch of the same name. mode: read-write (a branch has one of these); static (any number) only reads, and shows the branch as of at_lsn or at_time, by default now, for as long as it exists; replica is not built yet.';
+	'Makes and starts a server for a branch; returns its URI when it takes connections. branch: default the branch of the same name. mode: read-write (a branch has one of these); static (any number) only reads, and shows the branch as of at_lsn or at_time, by default now, for as long as it exists; replica (any number) only reads, and follows the branch.';
 REVOKE ALL ON FUNCTION neon_create_endpoint(text, text, text, pg_lsn, timestamptz) FROM PUBLIC;
 
 CREATE FUNCTION neon_start_endpoint(name text) RETURNS text

@@ -40,6 +40,7 @@
 #include "pagestore.h"
 #include "pinned_pages.h"
 #include "relation_table.h"
+#include "replica.h"
 #include "warm_cache.h"
 
 PG_MODULE_MAGIC;
@@ -148,6 +149,8 @@ define_settings(void)
 							   &static_lsn_text, "", PGC_POSTMASTER, 0, check_static_lsn, assign_static_lsn, NULL);
 	DefineCustomStringVariable("neon.static_timeline_id", "The timeline that holds neon.static_lsn: neon.timeline_id or one of its ancestors.",
 							   NULL, &neon_static_timeline_id, "", PGC_POSTMASTER, 0, check_id, NULL, NULL);
+	DefineCustomBoolVariable("neon.replica", "This server follows its timeline, read-only.", NULL,
+							 &neon_replica, false, PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	page_truth_define_settings();
 	define_controller_setting();
 }
@@ -169,6 +172,8 @@ neon_insert_lsn(void)
 {
 	if (neon_static_lsn != InvalidXLogRecPtr)
 		return neon_static_lsn;
+	if (neon_replica)
+		return replica_replay_lsn();
 	if (RecoveryInProgress())
 		return GetXLogReplayRecPtr(NULL);
 	return neon_pull_back_lsn(GetXLogInsertRecPtr());
@@ -185,6 +190,8 @@ read_start_lsn(void)
 
 	if (neon_static_lsn != InvalidXLogRecPtr)
 		return static_endpoint_start_lsn();
+	if (neon_replica)
+		return replica_start_lsn();
 	control = get_controlfile(DataDir, &crc_ok);
 	lsn = neon_pull_back_lsn(control->checkPoint);
 	if (!crc_ok)
@@ -213,6 +220,8 @@ shmem_request(void)
 		prev_shmem_request();
 	RequestAddinShmemSpace(sizeof(NeonSmgrShared) + sizeof(neon_compute_shared));
 	RequestAddinShmemSpace(last_written_shmem_bytes());
+	if (neon_replica)
+		RequestAddinShmemSpace(replica_shmem_bytes());
 	relation_table_request();
 	page_cache_request();
 	pinned_pages_request();
@@ -287,12 +296,15 @@ shmem_startup(void)
 		neon_smgr_shared->start_lsn = read_start_lsn();
 	}
 	last_written_init();
+	if (neon_replica)
+		replica_init(neon_smgr_shared->start_lsn);
 	relation_table_init(!found);
 	page_cache_init();
 	if (!IsUnderPostmaster)
 	{
-		make_local_directory(warm_cache_load());
-		warm_cache_register();
+		make_local_directory(!neon_replica && warm_cache_load());
+		if (!neon_replica)
+			warm_cache_register();
 	}
 	pinned_pages_init();
 	page_class_init();
@@ -331,7 +343,8 @@ take_over_storage_manager(void)
 	if (!neon_pgpatch_begin(PG_VERSION_NUM, &image, &self_check) ||
 		!smgr_abi_install(&image, &self_check) ||
 		!size_functions_install(&image, &self_check) ||
-		(neon_static_lsn != InvalidXLogRecPtr && !static_endpoint_install(&image, &self_check)))
+		(neon_static_lsn != InvalidXLogRecPtr && !static_endpoint_install(&image, &self_check)) ||
+		(neon_replica && !replica_install(&image, &self_check)))
 		ereport(FATAL,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("neon_smgr cannot work in this server"),
@@ -367,6 +380,11 @@ _PG_init(void)
 	{
 		static_endpoint_settings();
 		return;					/* no page is kept or compared: whatever is written here is only dropped */
+	}
+	if (neon_replica)
+	{
+		replica_settings();
+		return;
 	}
 	release_worker_register();
 	page_truth_register_worker();

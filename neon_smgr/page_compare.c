@@ -80,7 +80,8 @@ neon_test_compare(PG_FUNCTION_ARGS)
 	if (!neon_smgr_active)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE), errmsg("this server is not a compute")));
-	rel = relation_open(PG_GETARG_OID(0), ExclusiveLock);
+	/* nobody writes where redo is the only one who does, but redo */
+	rel = relation_open(PG_GETARG_OID(0), RecoveryInProgress() ? AccessShareLock : ExclusiveLock);
 	if (RELKIND_HAS_STORAGE(rel->rd_rel->relkind) && RelationIsPermanent(rel))
 	{
 		for (ForkNumber fork = 0; fork <= MAX_FORKNUM; fork++)

@@ -25,6 +25,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "postmaster/startup.h"
 #include "storage/bufpage.h"
 #include "storage/latch.h"
 #include "utils/memutils.h"
@@ -35,9 +36,12 @@
 #include "neon_smgr.h"
 #include "page_stream.h"
 #include "pagestore.h"
+#include "replica.h"
 
 #define RETRY_MIN_MS	10
 #define RETRY_MAX_MS	1000
+#define WAIT_MS			1000
+#define SAY_MS			60000
 #define WHO				"the pageserver"
 
 #define AHEAD_SLOTS		64
@@ -149,6 +153,15 @@ stream_lost(void)
 			 errhint("Check that it runs and is reachable.")));
 }
 
+/* The startup process is told to stop in a way of its own, which does not set the latch. */
+static void
+serve_interrupts(void)
+{
+	CHECK_FOR_INTERRUPTS();
+	if (AmStartupProcess())
+		HandleStartupProcInterrupts();
+}
+
 /* Waits until the socket is ready; ERROR after the time limit. */
 static void
 wait_socket(int events, TimestampTz start)
@@ -161,9 +174,9 @@ wait_socket(int events, TimestampTz start)
 				 errmsg("the pageserver did not answer within %d ms", neon_pageserver_timeout_ms),
 				 errhint("Check that it runs and is reachable; \"neon.pageserver_timeout\" is the limit.")));
 	(void) WaitLatchOrSocket(MyLatch, events | WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-							 PQsocket(stream), left_ms, PG_WAIT_EXTENSION);
+							 PQsocket(stream), Min(left_ms, WAIT_MS), PG_WAIT_EXTENSION);
 	ResetLatch(MyLatch);
-	CHECK_FOR_INTERRUPTS();
+	serve_interrupts();
 }
 
 /* Into libpq's buffer; flushing comes later. */
@@ -405,13 +418,34 @@ exchange_once(neon_ps_request *req, Answer *answer)
 		process_one(answer, start);
 }
 
-/* Is it the connection that failed, rather than the request? */
+/*
+ * Is it the connection that failed, rather than the request?  An error would end a startup process, and the server with it: redo waits, for a
+ * pageserver that lags behind the log as well, but not for one that has damaged data.
+ */
 static bool
 worth_retrying(int sqlerrcode)
 {
+	if (AmStartupProcess())
+		return sqlerrcode != ERRCODE_DATA_CORRUPTED && sqlerrcode != ERRCODE_INTERNAL_ERROR;
 	return ERRCODE_TO_CATEGORY(sqlerrcode) == ERRCODE_CONNECTION_EXCEPTION ||
 		sqlerrcode == ERRCODE_ADMIN_SHUTDOWN || sqlerrcode == ERRCODE_CRASH_SHUTDOWN ||
 		sqlerrcode == ERRCODE_CANNOT_CONNECT_NOW || sqlerrcode == ERRCODE_TOO_MANY_CONNECTIONS;
+}
+
+/* Now and then. */
+static void
+say_that_redo_waits(void)
+{
+	static TimestampTz said;
+	TimestampTz now = GetCurrentTimestamp();
+	ErrorData  *edata;
+
+	if (!TimestampDifferenceExceeds(said, now, SAY_MS))
+		return;
+	said = now;
+	edata = CopyErrorData();
+	ereport(LOG, (errmsg("redo waits for the pageserver: %s", edata->message), edata->detail ? errdetail_internal("%s", edata->detail) : 0));
+	FreeErrorData(edata);
 }
 
 /*
@@ -438,6 +472,8 @@ attempt(neon_ps_request *req, Answer *answer, bool last)
 		if (last || !worth_retrying(geterrcode()))
 			PG_RE_THROW();
 		MemoryContextSwitchTo(caller);
+		if (AmStartupProcess())
+			say_that_redo_waits();
 		FlushErrorState();
 		InterruptHoldoffCount = save_holdoff;
 		QueryCancelHoldoffCount = save_cancel_holdoff;
@@ -458,11 +494,12 @@ exchange(neon_ps_request *req, Answer *answer)
 	if (!RecoveryInProgress() && req->not_modified_since > GetFlushRecPtr(NULL))
 		XLogFlush(req->not_modified_since);
 
-	while (!attempt(req, answer, TimestampDifferenceExceeds(start, GetCurrentTimestamp(), neon_pageserver_timeout_ms)))
+	while (!attempt(req, answer, !AmStartupProcess() &&
+					TimestampDifferenceExceeds(start, GetCurrentTimestamp(), neon_pageserver_timeout_ms)))
 	{
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, pause_ms, PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
+		serve_interrupts();
 		pause_ms = Min(pause_ms * 2, RETRY_MAX_MS);
 	}
 	/* Whoever waits on the latch for something else must not miss what we have reset. */
@@ -485,6 +522,8 @@ request_for(uint8 tag, const NeonRel *rel, int fork, BlockNumber block, XLogRecP
 
 	if (neon_static_lsn != InvalidXLogRecPtr)
 		req.request_lsn = req.not_modified_since = neon_static_lsn;
+	if (neon_replica)
+		req.request_lsn = lsn;
 	return req;
 }
 

@@ -21,6 +21,7 @@
 #include "pagestore.h"
 #include "pinned_pages.h"
 #include "relation_table.h"
+#include "replica.h"
 
 #define READ_RUNS		4		/* ascending scans followed at a time, in a process */
 #define READ_RUN_GAP	16		/* blocks that may be missing in a run: they were in shared_buffers */
@@ -64,6 +65,11 @@ pagestore_create(const NeonRel *rel, int fork, NeonPersistence persistence)
 {
 	TransactionId creator = fork == NEON_FORK_MAIN ? GetTopTransactionIdIfAny() : InvalidTransactionId;
 
+	if (neon_replica)
+	{
+		replica_create(rel, fork, persistence);
+		return;
+	}
 	if (neon_static_lsn != InvalidXLogRecPtr)
 		static_endpoint_refuse();
 	if (!relation_create_fork(rel, fork, persistence, creator, neon_insert_lsn()))
@@ -80,6 +86,8 @@ pagestore_exists(const NeonRel *rel, int fork)
 	RelationInfo info;
 	bool		exists;
 
+	if (neon_replica)
+		return replica_exists(rel, fork);
 	relation_lookup(rel, &info);
 	if (info.fork[fork].existence != NEON_EXISTS_UNKNOWN)
 		return info.fork[fork].existence == NEON_EXISTS_YES;
@@ -119,7 +127,7 @@ pagestore_nblocks(const NeonRel *rel, int fork)
 {
 	RelationInfo info;
 
-	return known_size(rel, fork, &info);
+	return neon_replica ? replica_nblocks(rel, fork) : known_size(rel, fork, &info);
 }
 
 static void
@@ -163,7 +171,8 @@ pagestore_prefetch(const NeonRel *rel, int fork, BlockNumber block)
 {
 	RelationInfo info;
 
-	if (page_source->prefetch == NULL)
+	/* What a replica gets now may be out of date when it is wanted. */
+	if (page_source->prefetch == NULL || neon_replica)
 		return;
 	relation_lookup(rel, &info);
 	if (info.fork[fork].size_known)
@@ -209,9 +218,15 @@ void
 pagestore_read(const NeonRel *rel, int fork, BlockNumber block, char *page)
 {
 	RelationInfo info;
-	BlockNumber nblocks = known_size(rel, fork, &info);
+	BlockNumber nblocks;
 	const RelationFork *f = &info.fork[fork];
 
+	if (neon_replica)
+	{
+		replica_read(rel, fork, block, page);
+		return;
+	}
+	nblocks = known_size(rel, fork, &info);
 	if (block >= nblocks)
 	{
 		read_past_end(rel, fork, block, nblocks, page);
@@ -299,6 +314,11 @@ pagestore_write(const NeonRel *rel, int fork, BlockNumber block, const char *pag
 	XLogRecPtr	lsn;
 	bool		had_pins;
 
+	if (neon_replica)
+	{
+		replica_write(rel, fork, block, page);
+		return;
+	}
 	if (neon_static_lsn != InvalidXLogRecPtr)
 	{
 		/* Only hints were set in it: what the page source has, or the cache, is as good. */
@@ -347,6 +367,11 @@ pagestore_extend(const NeonRel *rel, int fork, BlockNumber block, const char *pa
 {
 	RelationInfo info;
 
+	if (neon_replica)
+	{
+		replica_extend(rel, fork, block);
+		return;
+	}
 	if (neon_static_lsn != InvalidXLogRecPtr)
 		static_endpoint_refuse();
 	if (block == InvalidBlockNumber)
@@ -373,6 +398,11 @@ pagestore_truncate(const NeonRel *rel, int fork, BlockNumber old_blocks, BlockNu
 	/* as in md.c: the last of several truncations that are replayed may come first */
 	if (nblocks >= old_blocks)
 		return;
+	if (neon_replica)
+	{
+		replica_truncate(rel, fork, old_blocks, nblocks);
+		return;
+	}
 	relation_lookup(rel, &info);
 
 	/* The truncation's record has been inserted, so the end of WAL covers it. */
@@ -389,6 +419,11 @@ pagestore_drop(const NeonRel *rel)
 {
 	RelationInfo info;
 
+	if (neon_replica)
+	{
+		replica_drop(rel);
+		return;
+	}
 	relation_lookup(rel, &info);
 	for (int fork = 0; fork < NEON_FORKS; fork++)
 		if (info.fork[fork].has_pins)
@@ -423,7 +458,7 @@ pagestore_database_bytes(uint32 db)
 {
 	int			count;
 	RelationInfo *list = relation_list(in_database, &db, &count);
-	int64		bytes = page_source->database_bytes(db, neon_smgr_shared->start_lsn);
+	int64		bytes = page_source->database_bytes(db, neon_replica ? replica_replay_lsn() : neon_smgr_shared->start_lsn);
 
 	pfree(list);
 	return bytes;

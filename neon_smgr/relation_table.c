@@ -233,6 +233,97 @@ relation_learn_size(const NeonRel *rel, int fork, BlockNumber nblocks)
 	return nblocks;
 }
 
+/* ---- of a replica ---- */
+
+void
+relation_learn_existence_if(const NeonRel *rel, int fork, bool exists, relation_still_fn still, const void *arg)
+{
+	RelationInfo *entry = lock_entry_if_room(rel);
+
+	if (entry != NULL && entry->fork[fork].existence == NEON_EXISTS_UNKNOWN && still(rel, arg))
+		entry->fork[fork].existence = exists ? NEON_EXISTS_YES : NEON_EXISTS_NO;
+	unlock_entry(rel);
+}
+
+void
+relation_learn_size_if(const NeonRel *rel, int fork, BlockNumber nblocks, relation_still_fn still, const void *arg)
+{
+	RelationInfo *entry = lock_entry_if_room(rel);
+
+	if (entry != NULL && still(rel, arg))
+		learn_size(&entry->fork[fork], nblocks);
+	unlock_entry(rel);
+}
+
+/* A relation is new with its main fork: what was known is of another one, that was dropped. */
+static void
+learn_created(RelationInfo *entry, int fork, NeonPersistence persistence)
+{
+	RelationFork *f = &entry->fork[fork];
+
+	if (fork == NEON_FORK_MAIN)
+	{
+		entry->persistence = persistence;
+		for (int i = 0; i < NEON_FORKS; i++)
+		{
+			memset(&entry->fork[i], 0, sizeof(RelationFork));
+			entry->fork[i].existence = NEON_EXISTS_NO;
+		}
+	}
+	memset(f, 0, sizeof(*f));
+	f->existence = NEON_EXISTS_YES;
+	f->size_known = true;
+}
+
+void
+relation_learn_created(const NeonRel *rel, int fork, NeonPersistence persistence)
+{
+	RelationInfo *entry = lock_entry_if_room(rel);
+
+	if (entry != NULL)
+		learn_created(entry, fork, persistence);
+	unlock_entry(rel);
+}
+
+bool
+relation_grow_if_known(const NeonRel *rel, int fork, BlockNumber nblocks)
+{
+	RelationInfo *entry;
+	bool		grown = true;
+
+	LWLockAcquire(lock_of(rel), LW_EXCLUSIVE);
+	entry = hash_search(tables[partition_of(rel)], rel, HASH_FIND, NULL);
+	if (entry != NULL)
+	{
+		RelationFork *f = &entry->fork[fork];
+
+		/* A fork that was known not to exist begins with this block. */
+		f->size_known |= f->existence == NEON_EXISTS_NO;
+		f->existence = NEON_EXISTS_YES;
+		grown = !f->size_known || f->nblocks < nblocks;
+		if (grown && f->size_known)
+			f->nblocks = nblocks;
+	}
+	LWLockRelease(lock_of(rel));
+	return grown;
+}
+
+void
+relation_learn_changed_size(const NeonRel *rel, int fork, BlockNumber nblocks)
+{
+	RelationInfo *entry = lock_entry_if_room(rel);
+
+	if (entry != NULL)
+	{
+		entry->fork[fork].existence = NEON_EXISTS_YES;
+		entry->fork[fork].size_known = true;
+		entry->fork[fork].nblocks = nblocks;
+	}
+	unlock_entry(rel);
+}
+
+/* ---- of a compute that writes ---- */
+
 void
 relation_keep(const NeonRel *rel, int fork, BlockNumber nblocks)
 {

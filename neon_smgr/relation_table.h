@@ -84,6 +84,19 @@ extern void relation_learn_existence(const NeonRel *rel, int fork, bool exists);
 /* The page source's answer; ignored if the size has become known meanwhile.  Returns the size that holds. */
 extern BlockNumber relation_learn_size(const NeonRel *rel, int fork, BlockNumber nblocks);
 
+/*
+ * For a replica (replica.h), whose answers may be out of date when they come: remembered only if still() says so, which is asked with the entry
+ * locked.  And what redo does, where anything is known that it makes wrong; nothing here needs room, or fails.
+ */
+typedef bool (*relation_still_fn) (const NeonRel *rel, const void *arg);
+extern void relation_learn_existence_if(const NeonRel *rel, int fork, bool exists, relation_still_fn still, const void *arg);
+extern void relation_learn_size_if(const NeonRel *rel, int fork, BlockNumber nblocks, relation_still_fn still, const void *arg);
+extern void relation_learn_created(const NeonRel *rel, int fork, NeonPersistence persistence);
+/* The fork has this size now: it was extended by one block, or truncated. */
+extern void relation_learn_changed_size(const NeonRel *rel, int fork, BlockNumber nblocks);
+/* true if the fork has grown, or its size is not known */
+extern bool relation_grow_if_known(const NeonRel *rel, int fork, BlockNumber nblocks);
+
 /* false if the fork exists already */
 extern bool relation_create_fork(const NeonRel *rel, int fork, NeonPersistence persistence, TransactionId creator,
 								 XLogRecPtr floor);

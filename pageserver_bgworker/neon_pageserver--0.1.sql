@@ -169,9 +169,9 @@ COMMENT ON PROCEDURE neon_pageserver.pagestream(text, text) IS 'stream of page r
 
 -- ---------------------------------------------------------------- ingest, base backup (begin)
 
-CREATE PROCEDURE neon_pageserver.basebackup(tenant text, timeline text, lsn pg_lsn, prev_lsn pg_lsn)
+CREATE PROCEDURE neon_pageserver.basebackup(tenant text, timeline text, lsn pg_lsn, prev_lsn pg_lsn, checkpoint pg_lsn = '0/0')
 	LANGUAGE c AS 'MODULE_PATHNAME', 'neon_ps_basebackup';
-COMMENT ON PROCEDURE neon_pageserver.basebackup(text, text, pg_lsn, pg_lsn) IS
+COMMENT ON PROCEDURE neon_pageserver.basebackup(text, text, pg_lsn, pg_lsn, pg_lsn) IS
 	'tar archive in CopyBoth: a data directory without relations that starts at an LSN without recovery';
 
 CREATE FUNCTION neon_pageserver.lsn_at(tenant text, timeline text, at timestamptz) RETURNS pg_lsn

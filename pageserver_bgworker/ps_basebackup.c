@@ -6,6 +6,9 @@
  * that names it.  An archive that was cut short has no control file and cannot start.  Relations are read from the page
  * stream; only their databases' directories are here.
  *
+ * Of a replica the archive has no WAL and no replication slots: its control file names a checkpoint of the timeline's own log, which it
+ * streams from where redo begins, the archive's LSN.
+ *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "postgres.h"
@@ -42,6 +45,7 @@ typedef struct Backup
 {
 	PsTimeline *tl;
 	XLogRecPtr	lsn;
+	XLogRecPtr	checkpoint;		/* of the log, whose redo begins at lsn; invalid: one is made that begins at lsn */
 	pg_time_t	now;
 	PsCopyBoth	cb;
 	List	   *directories;	/* made for auxiliary files */
@@ -280,6 +284,8 @@ add_auxiliary_files(Backup *b)
 			b->control = (char *) value + path_len;
 			continue;
 		}
+		if (b->checkpoint != InvalidXLogRecPtr && strncmp(path, "pg_replslot/", strlen("pg_replslot/")) == 0)
+			continue;			/* it would keep WAL for subscribers of another server */
 		b->has_auto_conf |= strcmp(path, "postgresql.auto.conf") == 0;
 		add_parents(b, path);
 		add_file(b, path, value + path_len, len - path_len);
@@ -419,7 +425,7 @@ add_control_file(Backup *b, const CheckPoint *cp)
 	control.system_identifier = ps_timeline_system_id(b->tl);
 	control.state = DB_SHUTDOWNED;
 	control.time = b->now;
-	control.checkPoint = cp->redo;
+	control.checkPoint = b->checkpoint != InvalidXLogRecPtr ? b->checkpoint : cp->redo;
 	control.checkPointCopy = *cp;
 	control.unloggedLSN = FIRST_UNLOGGED_LSN;
 	control.minRecoveryPoint = control.backupStartPoint = control.backupEndPoint = InvalidXLogRecPtr;
@@ -433,7 +439,7 @@ add_control_file(Backup *b, const CheckPoint *cp)
 	add_file(b, PS_CONTROL_FILE_PATH, file, sizeof(file));
 }
 
-/* ---- CALL basebackup(tenant, timeline, lsn, prev_lsn) ---- */
+/* ---- CALL basebackup(tenant, timeline, lsn, prev_lsn, checkpoint) ---- */
 
 static void
 send_archive(Backup *b, const CheckPoint *cp, XLogRecPtr prev_lsn)
@@ -444,7 +450,8 @@ send_archive(Backup *b, const CheckPoint *cp, XLogRecPtr prev_lsn)
 	add_twophase(b);
 	add_auxiliary_files(b);
 	add_origins(b);
-	add_wal(b, cp, prev_lsn);
+	if (b->checkpoint == InvalidXLogRecPtr)
+		add_wal(b, cp, prev_lsn);
 	add_control_file(b, cp);
 	end_archive(b);
 }
@@ -505,7 +512,14 @@ neon_ps_basebackup(PG_FUNCTION_ARGS)
 
 	/* What can be wrong with the request is an ordinary error. */
 	b.lsn = PG_ARGISNULL(2) ? ps_timeline_last_record_lsn(tl) : PG_GETARG_LSN(2);
+	b.checkpoint = PG_ARGISNULL(4) ? InvalidXLogRecPtr : PG_GETARG_LSN(4);
 	check_position(tl, b.lsn, prev_lsn);
+	if (b.checkpoint != InvalidXLogRecPtr && b.checkpoint < b.lsn)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the checkpoint at %X/%08X is before %X/%08X, where its redo is to begin", LSN_FORMAT_ARGS(b.checkpoint),
+						LSN_FORMAT_ARGS(b.lsn)),
+				 errhint("Give redo_lsn and checkpoint_lsn of one checkpoint.")));
 	ps_timeline_wait_lsn(tl, b.lsn);
 	cp = make_checkpoint(&b);
 

@@ -10,6 +10,7 @@
 
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "postmaster/startup.h"
 #include "storage/latch.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -48,6 +49,8 @@ wait_socket(PGconn *conn, const char *who, int events, TimestampTz start, int ti
 							 PQsocket(conn), Min(left_ms, 1000), PG_WAIT_EXTENSION);
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
+	if (AmStartupProcess())		/* it is told to stop in a way of its own */
+		HandleStartupProcInterrupts();
 }
 
 PGconn *

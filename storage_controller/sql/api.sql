@@ -39,12 +39,12 @@ COMMENT ON FUNCTION not_from_inside(text, text, text) IS 'refuse what would stop
 
 CREATE FUNCTION check_mode(mode text, at_lsn text, at_time text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-	IF mode = 'replica' THEN
-		RAISE EXCEPTION 'endpoints of mode "%" are not supported yet', mode USING ERRCODE = 'feature_not_supported',
-			HINT = 'Mode "static" shows the branch as it is now, or was at_time or at_lsn, and stays there.';
-	ELSIF mode IS NULL OR mode NOT IN ('read-write', 'static') THEN
+	IF mode IS NULL OR mode NOT IN ('read-write', 'replica', 'static') THEN
 		RAISE EXCEPTION 'invalid endpoint mode "%"', mode USING ERRCODE = 'invalid_parameter_value',
-			HINT = 'There are "read-write" and "static"; "replica" is to come.';
+			HINT = 'There are "read-write", "replica" and "static".';
+	ELSIF mode = 'replica' AND (at_lsn IS NOT NULL OR at_time IS NOT NULL) THEN
+		RAISE EXCEPTION 'a replica follows its branch' USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'To read the branch as it was use mode => ''static''.';
 	ELSIF mode = 'read-write' AND (at_lsn IS NOT NULL OR at_time IS NOT NULL) THEN
 		RAISE EXCEPTION 'a read-write endpoint is always at the end of its branch' USING ERRCODE = 'invalid_parameter_value',
 			HINT = 'To read there use mode => ''static''; to write create a branch at_time or at_lsn, and an endpoint for it.';

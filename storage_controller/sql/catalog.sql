@@ -69,7 +69,7 @@ CREATE TABLE endpoints (
 	tenant text NOT NULL REFERENCES tenants,
 	name text NOT NULL CHECK (name ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
 	timeline text NOT NULL REFERENCES timelines,
-	mode text NOT NULL DEFAULT 'read-write' CHECK (mode IN ('read-write', 'static')),
+	mode text NOT NULL DEFAULT 'read-write' CHECK (mode IN ('read-write', 'replica', 'static')),
 	lsn pg_lsn,							-- what a static endpoint shows: its timeline, or that of an ancestor, as of this LSN, for ever
 	compute text NOT NULL REFERENCES nodes,
 	provider text NOT NULL DEFAULT 'local',		-- the one that has made it

@@ -18,19 +18,23 @@ CREATE FUNCTION endpoint_key(tenant_id text, endpoint text) RETURNS bigint LANGU
 $$;
 COMMENT ON FUNCTION endpoint_key(text, text) IS 'key of the advisory lock of an endpoint';
 
+-- A replica's comes after its writer's, which a start of it needs.
 CREATE FUNCTION endpoint_lock(tenant_id text, endpoint text) RETURNS void LANGUAGE sql AS $$
+	SELECT pg_advisory_xact_lock(@extschema@.endpoint_key(w.tenant, w.name)) FROM @extschema@.endpoints e
+	JOIN @extschema@.endpoints w ON w.timeline = e.timeline AND w.mode = 'read-write'
+	WHERE e.tenant = tenant_id AND e.name = endpoint AND e.mode = 'replica';
 	SELECT pg_advisory_xact_lock(@extschema@.endpoint_key(tenant_id, endpoint));
 $$;
 COMMENT ON FUNCTION endpoint_lock(text, text) IS 'until the end of the transaction nobody else starts, stops or changes this endpoint';
 
--- Those of a timeline; under the tenant's lock, so that no others come.
-CREATE FUNCTION lock_endpoints(timeline_id text, only_mode text = NULL) RETURNS void LANGUAGE plpgsql AS $$
+-- Those of a timeline; under the tenant's lock, so that no others come.  The writer first: who starts a replica has that one's, too.
+CREATE FUNCTION lock_endpoints(timeline_id text, but_mode text = NULL) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
 	PERFORM @extschema@.endpoint_lock(e.tenant, e.name)
 	FROM (SELECT x.tenant, x.name FROM @extschema@.endpoints x
-		WHERE x.timeline = timeline_id AND (only_mode IS NULL OR x.mode = only_mode) ORDER BY x.name) e;
+		WHERE x.timeline = timeline_id AND x.mode IS DISTINCT FROM but_mode ORDER BY x.mode <> 'read-write', x.name) e;
 END $$;
-COMMENT ON FUNCTION lock_endpoints(text, text) IS 'endpoint_lock() for all endpoints of a timeline, or those of one mode';
+COMMENT ON FUNCTION lock_endpoints(text, text) IS 'endpoint_lock() for all endpoints of a timeline, but those of one mode';
 
 CREATE FUNCTION ports_lock(address text) RETURNS void LANGUAGE sql AS $$
 	SELECT pg_advisory_xact_lock(hashtextextended('neon ports of ' || address, 0));
@@ -112,11 +116,46 @@ CREATE FUNCTION compute_spec(e endpoints, tl timelines) RETURNS jsonb LANGUAGE s
 $$;
 COMMENT ON FUNCTION compute_spec(endpoints, timelines) IS 'what the host is told to start for an endpoint';
 
-CREATE FUNCTION start_on_host(e endpoints, tl timelines) RETURNS jsonb LANGUAGE sql AS $$
+CREATE FUNCTION start_on_host(e endpoints, tl timelines, more jsonb = '{}') RETURNS jsonb LANGUAGE sql AS $$
 	SELECT x -> 'r' FROM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.start_compute($1) AS r',
-		@extschema@.compute_spec(e, tl)::text) x;
+		(@extschema@.compute_spec(e, tl) || more)::text) x;
 $$;
-COMMENT ON FUNCTION start_on_host(endpoints, timelines) IS 'have an endpoint''s host start its server';
+COMMENT ON FUNCTION start_on_host(endpoints, timelines, jsonb) IS 'have an endpoint''s host start its server';
+
+-- A replica streams from the safekeepers, whichever of them answers.
+CREATE FUNCTION replica_source(tl timelines) RETURNS text LANGUAGE sql STABLE AS $$
+	SELECT format('host=%s port=%s user=neon_t_%s password=%s connect_timeout=10 options=''-c neon.tenant_id=%s -c neon.timeline_id=%s''',
+		string_agg(n.host, ',' ORDER BY n.node_id), string_agg(n.port::text, ',' ORDER BY n.node_id), tl.tenant, min(t.node_password), tl.tenant, tl.id)
+	FROM @extschema@.nodes n, @extschema@.tenants t WHERE n.name = ANY (tl.safekeepers) AND t.id = tl.tenant;
+$$;
+COMMENT ON FUNCTION replica_source(timelines) IS 'where the log of a timeline is streamed from';
+
+CREATE FUNCTION replicas_writer(replica text, timeline_id text) RETURNS endpoints LANGUAGE plpgsql STABLE AS $$
+DECLARE w @extschema@.endpoints := @extschema@.writer_of(timeline_id);
+BEGIN
+	IF w.name IS NULL THEN
+		RAISE EXCEPTION 'the branch of replica "%" has no read-write endpoint', replica USING ERRCODE = 'NE004',
+			DETAIL = 'A replica begins at a checkpoint of its branch''s writer.',
+			HINT = 'Create one with neon_create_endpoint().';
+	END IF;
+	RETURN w;
+END $$;
+COMMENT ON FUNCTION replicas_writer(text, text) IS 'the read-write endpoint of a replica''s branch';
+
+-- Where a replica begins: the redo of the writer's last checkpoint, a recent one.  What ran there, and what is prepared, the log says.
+CREATE FUNCTION replica_start(e endpoints, tl timelines) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+	w @extschema@.endpoints := @extschema@.replicas_writer(e.name, e.timeline);
+	point jsonb;
+BEGIN
+	FOR try IN 1 .. 2 LOOP
+		SELECT r INTO point FROM @extschema@.on_endpoint(w, 'postgres', 'SELECT redo_lsn, checkpoint_lsn, pg_current_wal_lsn() - redo_lsn AS behind FROM pg_control_checkpoint()') r;
+		EXIT WHEN (point ->> 'behind')::numeric < 64 * 1024 * 1024;
+		PERFORM FROM @extschema@.on_endpoint(w, 'postgres', 'CHECKPOINT');
+	END LOOP;
+	RETURN point - 'behind' || jsonb_build_object('replica_source', @extschema@.replica_source(tl));
+END $$;
+COMMENT ON FUNCTION replica_start(endpoints, timelines) IS 'what a replica''s host is told beside the rest: the checkpoint it begins at, and where its log comes from';
 
 -- Any number of callers cause one start: they queue at the endpoint's lock, and see that it was started meanwhile.  A start is an operation;
 -- finding that it runs is none.
@@ -125,6 +164,9 @@ DECLARE
 	before @extschema@.endpoints := @extschema@.look_up_endpoint(tenant_id, endpoint);
 	e @extschema@.endpoints;
 BEGIN
+	IF before.mode = 'replica' THEN
+		PERFORM @extschema@.start_endpoint(tenant_id, (@extschema@.replicas_writer(before.name, before.timeline)).name);
+	END IF;
 	PERFORM @extschema@.endpoint_lock(tenant_id, endpoint);
 	e := @extschema@.look_up_endpoint(tenant_id, endpoint);
 	IF e.wanted = 'running' AND e.started_at IS DISTINCT FROM before.started_at THEN
@@ -150,6 +192,9 @@ BEGIN
 	IF e.mode = 'static' THEN		-- no safekeeper hears of it
 		known := NULL;
 		r := @extschema@.start_on_host(e, tl);
+	ELSIF e.mode = 'replica' THEN
+		known := NULL;
+		r := @extschema@.start_on_host(e, tl, @extschema@.replica_start(e, tl));
 	ELSIF e.told = known THEN
 		BEGIN
 			r := @extschema@.start_on_host(e, tl);
@@ -240,9 +285,11 @@ BEGIN
 	other := (@extschema@.writer_of(tl.id)).name;
 	IF mode = 'static' THEN
 		lsn := @extschema@.read_point(tl, coalesce(branch, endpoint), at_lsn, at_time);
+	ELSIF mode = 'replica' THEN
+		PERFORM @extschema@.replicas_writer(endpoint, tl.id);
 	ELSIF other IS NOT NULL THEN
 		RAISE EXCEPTION 'branch "%" already has the read-write endpoint "%"', coalesce(branch, endpoint), other
-			USING ERRCODE = 'NE005', HINT = 'A branch has one writer at a time; create a branch for another one, or an endpoint of mode "static", which only reads.';
+			USING ERRCODE = 'NE005', HINT = 'A branch has one writer at a time; create a branch for another one, or an endpoint of mode "replica" or "static", which only reads.';
 	END IF;
 	c := @extschema@.choose_host();
 	-- what an interrupted creation has left, perhaps on another host, perhaps running on another branch

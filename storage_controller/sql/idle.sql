@@ -42,6 +42,9 @@ DECLARE
 	n int;
 	longest int;
 BEGIN
+	IF e.mode = 'replica' THEN
+		RETURN;		-- it may be behind, and the writer's are kept under the same name
+	END IF;
 	SELECT coalesce(jsonb_agg(r), '[]') INTO secrets FROM @extschema@.on_endpoint(e, 'postgres',
 		'SELECT rolname AS role, pg_catalog.left(rolpassword, 1001) AS secret, rolvaliduntil AS valid_until FROM pg_catalog.pg_authid
 		WHERE rolcanlogin AND rolpassword IS NOT NULL LIMIT 1001') r;
@@ -224,7 +227,10 @@ DECLARE
 	r jsonb;
 BEGIN
 	e := @extschema@.look_up_endpoint(tenant_id, endpoint);
-	IF e.mode = 'static' AND spec - 'settings' <> '{}' THEN
+	IF e.mode = 'replica' AND spec - 'settings' <> '{}' THEN
+		RAISE EXCEPTION 'the roles, databases and extensions of replica "%" are those of its branch', endpoint USING ERRCODE = 'read_only_sql_transaction',
+			HINT = 'Settings can be changed.  Configure the branch''s read-write endpoint for the rest.';
+	ELSIF e.mode = 'static' AND spec - 'settings' <> '{}' THEN
 		RAISE EXCEPTION 'the roles, databases and extensions of static endpoint "%" cannot be changed', endpoint USING ERRCODE = 'read_only_sql_transaction',
 			DETAIL = format('It shows its branch as of LSN %s.', e.lsn), HINT = 'Settings can be changed.  For the rest create a branch at that LSN.';
 	END IF;

@@ -17,7 +17,7 @@ BEGIN
 	INSERT INTO @extschema@.timelines SELECT fresh.*;
 	SELECT b.created_at INTO STRICT since FROM @extschema@.branches b WHERE b.tenant = tenant_id AND b.name = branch AND b.timeline = old_timeline;
 	UPDATE @extschema@.branches b SET timeline = fresh.id WHERE b.tenant = tenant_id AND b.name = branch;
-	UPDATE @extschema@.endpoints e SET timeline = fresh.id WHERE e.timeline = old_timeline AND e.mode = 'read-write';
+	UPDATE @extschema@.endpoints e SET timeline = fresh.id WHERE e.timeline = old_timeline AND e.mode <> 'static';
 	IF keep_as IS NOT NULL THEN
 		INSERT INTO @extschema@.branches (tenant, name, timeline, created_at) VALUES (tenant_id, keep_as, old_timeline, since);
 	ELSE
@@ -32,11 +32,11 @@ COMMENT ON FUNCTION switch_branch(text, text, text, jsonb, text, bigint) IS 'giv
 CREATE FUNCTION move_branch(t tenants, branch text, old timelines, fresh timelines, keep_as text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE e @extschema@.endpoints;
 BEGIN
-	PERFORM @extschema@.remove_computes(old.id, 'read-write');
+	PERFORM @extschema@.remove_computes(old.id, 'static');
 	PERFORM @extschema@.step('move the name');
 	PERFORM @extschema@.aside('SELECT @extschema@.switch_branch($1, $2, $3, $4::jsonb, $5, $6::bigint)', t.id, branch, old.id, to_jsonb(fresh)::text, keep_as,
 		@extschema@.current_operation()::text);
-	FOR e IN SELECT * FROM @extschema@.endpoints x WHERE x.timeline = fresh.id AND x.wanted = 'running' LOOP
+	FOR e IN SELECT * FROM @extschema@.endpoints x WHERE x.timeline = fresh.id AND x.wanted = 'running' ORDER BY x.mode <> 'read-write', x.name LOOP
 		PERFORM @extschema@.start_endpoint(t.id, e.name);
 	END LOOP;
 END $$;

@@ -171,13 +171,13 @@ COMMENT ON FUNCTION add_timeline(timelines, text) IS 'give a timeline that the n
 
 -- The servers of a timeline, if there are any: stopped, and nothing of their directories kept.  Until the end of our transaction nobody else
 -- starts them.
-CREATE FUNCTION remove_computes(timeline_id text, only_mode text = NULL) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION remove_computes(timeline_id text, but_mode text = NULL) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE e @extschema@.endpoints;
 BEGIN
-	PERFORM @extschema@.lock_endpoints(timeline_id, only_mode);
-	FOR e IN SELECT * FROM @extschema@.endpoints x WHERE x.timeline = timeline_id AND (only_mode IS NULL OR x.mode = only_mode) LOOP
+	PERFORM @extschema@.lock_endpoints(timeline_id, but_mode);
+	FOR e IN SELECT * FROM @extschema@.endpoints x WHERE x.timeline = timeline_id AND x.mode IS DISTINCT FROM but_mode LOOP
 		PERFORM @extschema@.step('stop the server', e.compute, e.name);
 		PERFORM @extschema@.on_node(e.compute, 'SELECT neon_compute_tools.drop_compute($1, $2)', e.directory, e.provider);
 	END LOOP;
 END $$;
-COMMENT ON FUNCTION remove_computes(text, text) IS 'stop a timeline''s endpoints, or those of one mode, and remove what their hosts have of them';
+COMMENT ON FUNCTION remove_computes(text, text) IS 'stop a timeline''s endpoints, but those of one mode, and remove what their hosts have of them';
