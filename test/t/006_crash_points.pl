@@ -23,6 +23,8 @@ $c->node_sql('controller', q{UPDATE neon_controller.endpoints SET settings = '{"
 $c->stop('main');
 $c->start('main');
 $c->sql('main', 'CREATE TABLE mark (id int PRIMARY KEY); CREATE TABLE filler (a text)');
+# also no session that reads a catalog, by pruning a page of it
+$c->sql('main', 'VACUUM (FREEZE)');
 
 my ($id, @acked) = (0);
 my $log_start = lsn_number($c->node_sql('safekeeper-1', 'SELECT start_lsn FROM neon_safekeeper.timelines'));
