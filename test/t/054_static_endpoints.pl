@@ -148,7 +148,7 @@ sub all_show
 }
 all_show('at first');
 all_show('a second time', 'at1');
-my $now = $c->psql_uri($uri{now}, 'SELECT 1') == 0 ? ($c->psql_uri($uri{now}, 'SELECT count(*), max(n) FROM public.written'))[1] : 'no answer';
+my $now = ($c->psql_uri($uri{now}, 'SELECT 1'))[0] == 0 ? ($c->psql_uri($uri{now}, 'SELECT count(*), max(n) FROM public.written'))[1] : 'no answer';
 like($now, qr/^(\d+)\|\1$/, 'without at_: as it was at the call');
 ok(($now =~ /(\d+)$/)[0] >= $acknowledged, 'with everything that was committed before') or diag "$now, $acknowledged";
 sleep 0.5;
@@ -196,7 +196,8 @@ for my $no ([ q{'x', branch => 'main', mode => 'static', at_lsn => 'FFFF/0'}, qr
 	[ q{'x', branch => 'main', mode => 'static', at_time => '2001-01-01'}, qr/NE009: time .* is before branch "main" began\nHINT:/ ],
 	[ qq{'x', branch => 'main', mode => 'static', at_lsn => '$first', at_time => now()}, qr/22023: at_lsn and at_time exclude each other\nHINT:/ ],
 	[ qq{'x', branch => 'main', at_lsn => '$first'}, qr/22023: a read-write endpoint is always at the end of its branch\nHINT:  .*static/ ],
-	[ q{'x', branch => 'main', mode => 'replica'}, qr/0A000: endpoints of mode "replica" are not supported yet\nHINT:/ ],
+	[ qq{'x', branch => 'main', mode => 'replica', at_lsn => '$first'}, qr/22023: a replica follows its branch\nHINT:  .*static/ ],
+	[ q{'x', branch => 'main', mode => 'mirror'}, qr/22023: invalid endpoint mode "mirror"\nHINT:/ ],
 	[ q{'x', branch => 'main', mode => NULL}, qr/22023: invalid endpoint mode.*\nHINT:/ ],
 	[ q{'at0', branch => 'main', mode => 'static'}, qr/42710: endpoint "at0" already exists\nHINT:/ ],
 	[ q{'second', branch => 'main'}, qr/NE005: branch "main" already has the read-write endpoint "main"\nHINT:  .*static/ ],
@@ -205,7 +206,7 @@ for my $no ([ q{'x', branch => 'main', mode => 'static', at_lsn => 'FFFF/0'}, qr
 	($rc, $out, $err) = try_ctl("SELECT neon_create_endpoint($no->[0])");
 	like($err, $no->[1], "refused: neon_create_endpoint($no->[0])");
 }
-is(ctl(q{SELECT count(*) FROM neon_controller.leftovers}), '0', 'what was refused has left nothing');
+ok($c->poll('nothing is left', 120, sub { ctl(q{SELECT count(*) FROM neon_controller.leftovers}) eq '0' }), 'what was refused has left nothing');
 ($rc, $out, $err) = try_ctl(q{SELECT neon_configure_endpoint('at0', '{"roles": [{"name": "bob"}]}')});
 like($err, qr/25006: the roles, databases and extensions of static endpoint "at0" cannot be changed\nDETAIL:  .*\nHINT:/, 'nor can roles be made');
 ctl(q{SELECT neon_configure_endpoint('at0', '{"settings": {"work_mem": "7MB"}}')});
