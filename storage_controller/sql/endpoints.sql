@@ -142,18 +142,23 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION replicas_writer(text, text) IS 'the read-write endpoint of a replica''s branch';
 
--- Where a replica begins: the redo of the writer's last checkpoint, a recent one.  What ran there, and what is prepared, the log says.
+-- Where a replica begins: the redo of the writer's last checkpoint, a recent one.  What ran there, and what is prepared, the log says.  A hot
+-- standby does not start with less room for these than its writer has.
 CREATE FUNCTION replica_start(e endpoints, tl timelines) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
 	w @extschema@.endpoints := @extschema@.replicas_writer(e.name, e.timeline);
 	point jsonb;
 BEGIN
 	FOR try IN 1 .. 2 LOOP
-		SELECT r INTO point FROM @extschema@.on_endpoint(w, 'postgres', 'SELECT redo_lsn, checkpoint_lsn, pg_current_wal_lsn() - redo_lsn AS behind FROM pg_control_checkpoint()') r;
+		SELECT r INTO point FROM @extschema@.on_endpoint(w, 'postgres', 'SELECT redo_lsn, checkpoint_lsn, pg_current_wal_lsn() - redo_lsn AS behind,
+			(SELECT jsonb_object_agg(name, setting) FROM pg_settings WHERE name IN (''max_connections'', ''max_worker_processes'', ''max_wal_senders'',
+				''max_prepared_transactions'', ''max_locks_per_transaction'')) AS room FROM pg_control_checkpoint()') r;
 		EXIT WHEN (point ->> 'behind')::numeric < 64 * 1024 * 1024;
 		PERFORM FROM @extschema@.on_endpoint(w, 'postgres', 'CHECKPOINT');
 	END LOOP;
-	RETURN point - 'behind' || jsonb_build_object('replica_source', @extschema@.replica_source(tl));
+	RETURN point - 'behind' - 'room' || jsonb_build_object('replica_source', @extschema@.replica_source(tl), 'settings', e.settings ||
+		(SELECT jsonb_object_agg(x.key, CASE WHEN e.settings ->> x.key ~ '^[0-9]{1,9}$' THEN greatest((e.settings ->> x.key)::int, x.value::int) ELSE x.value::int END::text)
+		FROM jsonb_each_text(point -> 'room') x));
 END $$;
 COMMENT ON FUNCTION replica_start(endpoints, timelines) IS 'what a replica''s host is told beside the rest: the checkpoint it begins at, and where its log comes from';
 

@@ -228,5 +228,13 @@ $c->start('eyes');
 isnt($c->sql('main', 'SELECT redo_lsn FROM pg_control_checkpoint()'), $before, 'the writer makes a checkpoint for a replica that would have much to replay');
 follows('killed itself, it is started and follows');
 is($c->sql('eyes', $everything), '', 'every page it shows is the pageserver\'s');
+# more room in the writer than the branch's settings say
+$c->sql('main', q{SELECT neon_suspend_endpoint('eyes')});
+$c->node_sql('controller', q{UPDATE neon_controller.endpoints SET settings = settings || '{"max_connections": "130"}' WHERE name = 'main'});
+$c->stop('main');
+$c->start('main');
+$c->start('eyes');
+follows('it has at least the room that its writer has');
+is($c->sql('eyes', 'SHOW max_connections'), '130', 'the same number of connections');
 is($c->sql('main', q{SELECT neon_drop_endpoint('eyes'); SELECT count(*) FROM neon_endpoints WHERE name = 'eyes'}) =~ s/^\n//r, '0', 'it is dropped');
 done_testing();
