@@ -127,9 +127,9 @@ $c$, spec->>'safekeepers', x::text);
 END $$;
 COMMENT ON FUNCTION compute_conf(jsonb, pg_lsn) IS 'postgresql.conf of a compute whose WAL begins at x';
 
--- A static endpoint has no log to be received.
-CREATE FUNCTION compute_hba(is_static bool = false) RETURNS text LANGUAGE sql IMMUTABLE AS $$
-	SELECT E'local all all trust\nhost all all 0.0.0.0/0 scram-sha-256\nhost all all ::/0 scram-sha-256\n' || CASE WHEN is_static THEN '' ELSE
+-- From a standby no log is received.
+CREATE FUNCTION compute_hba(standby bool = false) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+	SELECT E'local all all trust\nhost all all 0.0.0.0/0 scram-sha-256\nhost all all ::/0 scram-sha-256\n' || CASE WHEN standby THEN '' ELSE
 		E'local replication all trust\nhost replication all 0.0.0.0/0 scram-sha-256\nhost replication all ::/0 scram-sha-256\n' END;
 $$;
 COMMENT ON FUNCTION compute_hba(bool) IS 'pg_hba.conf of every compute: passwords for connections over the network, trust for the host''s owner';
@@ -157,6 +157,30 @@ CREATE FUNCTION local_sync(spec jsonb, OUT lsn pg_lsn, OUT prev_lsn pg_lsn) LANG
 $$;
 COMMENT ON FUNCTION local_sync(jsonb) IS 'elect on the safekeepers of a specification: where the compute''s WAL begins, and the record before';
 
+CREATE FUNCTION local_start_process(spec jsonb) RETURNS int LANGUAGE sql AS $$
+	SELECT @extschema@.start_process(spec->>'name', 60000, coalesce((spec->>'memory_mb')::int, 0), coalesce((spec->>'cpu_percent')::int, 0));
+$$;
+COMMENT ON FUNCTION local_start_process(jsonb) IS 'start a server in the directory of a compute; returns when it takes connections';
+
+-- The server's log goes on behind x, or, of a standby, begins there.
+CREATE FUNCTION local_start_fresh(spec jsonb, timeline text, x pg_lsn, prev pg_lsn, standby bool = false, checkpoint pg_lsn = '0/0') RETURNS timestamptz
+LANGUAGE plpgsql AS $$
+DECLARE fetched timestamptz;
+BEGIN
+	PERFORM @extschema@.forget_dead_process(spec->>'name');
+	PERFORM @extschema@.create_data_directory(spec->>'name', spec->>'pageserver', spec->>'tenant', timeline, x, prev,
+		@extschema@.compute_conf(spec, x), @extschema@.compute_hba(standby), standby, checkpoint);
+	fetched := clock_timestamp();
+	PERFORM @extschema@.local_start_process(spec);
+	RETURN fetched;
+END $$;
+COMMENT ON FUNCTION local_start_fresh(jsonb, text, pg_lsn, pg_lsn, bool, pg_lsn) IS 'start a compute from a base backup; returns when that was fetched';
+
+CREATE FUNCTION milliseconds(since timestamptz, until timestamptz = clock_timestamp()) RETURNS numeric LANGUAGE sql AS $$
+	SELECT round(extract(epoch FROM until - since) * 1000, 1);
+$$;
+COMMENT ON FUNCTION milliseconds(timestamptz, timestamptz) IS 'between two times';
+
 -- In the directory it was stopped in.  why is NULL when it runs; tried: a server was started, and may have written.
 CREATE FUNCTION local_start_warm(spec jsonb, x pg_lsn, prev pg_lsn, OUT why text, OUT tried bool) LANGUAGE plpgsql AS $$
 DECLARE compute text := spec->>'name';
@@ -166,7 +190,7 @@ BEGIN
 	IF why IS NULL THEN
 		PERFORM @extschema@.write_configuration(compute, @extschema@.compute_conf(spec, x), @extschema@.compute_hba());
 		tried := true;
-		PERFORM @extschema@.start_process(compute, 60000, coalesce((spec->>'memory_mb')::int, 0), coalesce((spec->>'cpu_percent')::int, 0));
+		PERFORM @extschema@.local_start_process(spec);
 	END IF;
 EXCEPTION WHEN OTHERS THEN
 	why := SQLERRM;
@@ -181,10 +205,6 @@ CREATE FUNCTION local_start_static(spec jsonb) RETURNS jsonb LANGUAGE plpgsql AS
 DECLARE
 	compute text := spec->>'name';
 	x pg_lsn := spec->>'static_lsn';
-	conf text := @extschema@.compute_conf(spec, x);
-	hba text := @extschema@.compute_hba(true);
-	memory_mb int := coalesce((spec->>'memory_mb')::int, 0);
-	cpu_percent int := coalesce((spec->>'cpu_percent')::int, 0);
 	began timestamptz := clock_timestamp();
 	fetched timestamptz := began;
 	why text;
@@ -193,7 +213,8 @@ BEGIN
 	why := @extschema@.open_directory(compute, spec->>'tenant', spec->>'timeline', x, x, true);
 	IF why IS NULL THEN
 		BEGIN
-			PERFORM @extschema@.write_configuration(compute, conf, hba), @extschema@.start_process(compute, 60000, memory_mb, cpu_percent);
+			PERFORM @extschema@.write_configuration(compute, @extschema@.compute_conf(spec, x), @extschema@.compute_hba(true));
+			PERFORM @extschema@.local_start_process(spec);
 		EXCEPTION WHEN OTHERS THEN
 			why := SQLERRM;
 			RAISE LOG 'compute "%" did not start in the directory it was stopped in: %', compute, why;
@@ -201,34 +222,24 @@ BEGIN
 		END;
 	END IF;
 	IF why IS NOT NULL THEN
-		PERFORM @extschema@.forget_dead_process(compute),
-			@extschema@.create_data_directory(compute, spec->>'pageserver', spec->>'tenant', spec->>'static_timeline', x, '0/0', conf, hba, true);
-		fetched := clock_timestamp();
-		PERFORM @extschema@.start_process(compute, 60000, memory_mb, cpu_percent);
+		fetched := @extschema@.local_start_fresh(spec, spec->>'static_timeline', x, '0/0', true);
 	END IF;
 	RETURN jsonb_build_object('lsn', x, 'pid', @extschema@.process_pid(compute), 'started', true, 'warm', why IS NULL, 'not_warm', why,
-		'fetch_ms', round(extract(epoch FROM fetched - began) * 1000, 1),
-		'start_ms', round(extract(epoch FROM clock_timestamp() - fetched) * 1000, 1));
+		'fetch_ms', @extschema@.milliseconds(began, fetched), 'start_ms', @extschema@.milliseconds(fetched));
 END $$;
 COMMENT ON FUNCTION local_start_static(jsonb) IS 'start a static endpoint as a process of this host, where it was stopped or from nothing';
 
 -- A replica: always from nothing, as what it remembers is true of where it was.
 CREATE FUNCTION local_start_replica(spec jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
-	compute text := spec->>'name';
-	redo pg_lsn := spec->>'redo_lsn';
 	began timestamptz := clock_timestamp();
 	fetched timestamptz;
 BEGIN
 	PERFORM @extschema@.clear_port((spec->>'port')::int);
-	PERFORM @extschema@.forget_dead_process(compute);
-	PERFORM @extschema@.create_data_directory(compute, spec->>'pageserver', spec->>'tenant', spec->>'timeline', redo, '0/0',
-		@extschema@.compute_conf(spec, redo), @extschema@.compute_hba(true), true, (spec->>'checkpoint_lsn')::pg_lsn);
-	fetched := clock_timestamp();
-	PERFORM @extschema@.start_process(compute, 60000, coalesce((spec->>'memory_mb')::int, 0), coalesce((spec->>'cpu_percent')::int, 0));
-	RETURN jsonb_build_object('lsn', redo, 'pid', @extschema@.process_pid(compute), 'started', true, 'warm', false, 'not_warm', 'it is a replica',
-		'fetch_ms', round(extract(epoch FROM fetched - began) * 1000, 1),
-		'start_ms', round(extract(epoch FROM clock_timestamp() - fetched) * 1000, 1));
+	fetched := @extschema@.local_start_fresh(spec, spec->>'timeline', (spec->>'redo_lsn')::pg_lsn, '0/0', true, (spec->>'checkpoint_lsn')::pg_lsn);
+	RETURN jsonb_build_object('lsn', spec->>'redo_lsn', 'pid', @extschema@.process_pid(spec->>'name'), 'started', true,
+		'warm', false, 'not_warm', 'it is a replica',
+		'fetch_ms', @extschema@.milliseconds(began, fetched), 'start_ms', @extschema@.milliseconds(fetched));
 END $$;
 COMMENT ON FUNCTION local_start_replica(jsonb) IS 'start a replica as a process of this host';
 
@@ -266,16 +277,11 @@ BEGIN
 			SELECT * INTO STRICT x FROM @extschema@.local_sync(spec);
 			synced := clock_timestamp();
 		END IF;
-		PERFORM @extschema@.forget_dead_process(compute);
-		PERFORM @extschema@.create_data_directory(compute, spec->>'pageserver', spec->>'tenant', spec->>'timeline',
-			x.lsn, x.prev_lsn, @extschema@.compute_conf(spec, x.lsn), @extschema@.compute_hba());
-		fetched := clock_timestamp();
-		PERFORM @extschema@.start_process(compute, 60000, coalesce((spec->>'memory_mb')::int, 0), coalesce((spec->>'cpu_percent')::int, 0));
+		fetched := @extschema@.local_start_fresh(spec, spec->>'timeline', x.lsn, x.prev_lsn);
 	END IF;
 	RETURN jsonb_build_object('lsn', x.lsn, 'pid', @extschema@.process_pid(compute), 'started', true,
 		'warm', warm.why IS NULL, 'not_warm', warm.why,
-		'sync_ms', round(extract(epoch FROM synced - began) * 1000, 1), 'fetch_ms', round(extract(epoch FROM fetched - synced) * 1000, 1),
-		'start_ms', round(extract(epoch FROM clock_timestamp() - fetched) * 1000, 1));
+		'sync_ms', @extschema@.milliseconds(began, synced), 'fetch_ms', @extschema@.milliseconds(synced, fetched), 'start_ms', @extschema@.milliseconds(fetched));
 END $$;
 COMMENT ON FUNCTION local_start(jsonb) IS
 	'start a compute as a process of this host, where it was stopped if the timeline has not moved, else from nothing; done if it runs';

@@ -327,6 +327,11 @@ check_server_settings(void)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("a compute needs \"wal_level\" to be replica or logical"),
 				 errhint("With wal_level=minimal bulk loads are not logged, and storage would not have them.")));
+	if (neon_static_lsn != InvalidXLogRecPtr && neon_replica)
+		ereport(FATAL,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"neon.static_lsn\" and \"neon.replica\" exclude each other"),
+				 errhint("Set one of them.")));
 	if (neon_page_store_directory[0] == '\0' && neon_tenant_id[0] == '\0')
 		ereport(FATAL,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -343,8 +348,7 @@ take_over_storage_manager(void)
 	if (!neon_pgpatch_begin(PG_VERSION_NUM, &image, &self_check) ||
 		!smgr_abi_install(&image, &self_check) ||
 		!size_functions_install(&image, &self_check) ||
-		(neon_static_lsn != InvalidXLogRecPtr && !static_endpoint_install(&image, &self_check)) ||
-		(neon_replica && !replica_install(&image, &self_check)))
+		((neon_static_lsn != InvalidXLogRecPtr || neon_replica) && !standby_install(&image, &self_check)))
 		ereport(FATAL,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("neon_smgr cannot work in this server"),
@@ -376,15 +380,12 @@ _PG_init(void)
 	prev_shmem_startup = shmem_startup_hook;
 	shmem_startup_hook = shmem_startup;
 	utility_hook_install();
-	if (neon_static_lsn != InvalidXLogRecPtr)
-	{
-		static_endpoint_settings();
-		return;					/* no page is kept or compared: whatever is written here is only dropped */
-	}
 	if (neon_replica)
+		replica_install();
+	if (neon_static_lsn != InvalidXLogRecPtr || neon_replica)
 	{
-		replica_settings();
-		return;
+		standby_settings();
+		return;					/* no page is kept or compared: whatever is written here is dropped, or a copy */
 	}
 	release_worker_register();
 	page_truth_register_worker();

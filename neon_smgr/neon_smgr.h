@@ -80,8 +80,8 @@ extern XLogRecPtr neon_pull_back_lsn(XLogRecPtr lsn);
 
 /* ---- patching and hooks of the parts ---- */
 extern bool smgr_abi_install(const neon_pgpatch_image *image, neon_pgpatch_report *report);
-extern bool static_endpoint_install(const neon_pgpatch_image *image, neon_pgpatch_report *report);
-extern void static_endpoint_settings(void);
+extern bool standby_install(const neon_pgpatch_image *image, neon_pgpatch_report *report);
+extern void standby_settings(void);
 extern XLogRecPtr static_endpoint_start_lsn(void);
 extern void pg_attribute_noreturn() static_endpoint_refuse(void);
 /* Pins of the buffer a page is in; 0 for a page that is in none. */

@@ -22,8 +22,7 @@
 
 extern bool neon_replica;		/* this server follows its timeline */
 
-extern bool replica_install(const neon_pgpatch_image *image, neon_pgpatch_report *report);
-extern void replica_settings(void);
+extern void replica_install(void);
 /* Where redo begins, if this data directory is that of a replica; FATAL otherwise. */
 extern XLogRecPtr replica_start_lsn(void);
 extern void pg_attribute_noreturn() replica_refuse(void);

@@ -16,7 +16,7 @@
  *
  * Records without block references, and those of resource managers that are not PostgreSQL's own, are redone as ever.
  *
- * Promoted, a replica would take writes that no safekeeper has: pg_promote() and the signal file are refused as in a static endpoint.
+ * It does not leave recovery (standby.c).
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -34,7 +34,6 @@
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
 #include "access/xlogreader.h"
-#include "access/xlogrecovery.h"
 #include "access/xlogutils.h"
 #include "catalog/pg_control.h"
 #include "commands/dbcommands_xlog.h"
@@ -42,8 +41,6 @@
 #include "miscadmin.h"
 #include "storage/buf_internals.h"
 #include "storage/standby.h"
-#include "utils/fmgroids.h"
-#include "utils/guc.h"
 #include "utils/rel.h"
 
 #include "replica.h"
@@ -403,41 +400,12 @@ replica_refuse(void)
 			 errhint("Connect to the branch's read-write endpoint.")));
 }
 
-static Datum
-refuse_promotion(PG_FUNCTION_ARGS)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg("a replica cannot be promoted"),
-			 errhint("The branch's read-write endpoint is its only writer; create a branch to go on from here.")));
-}
-
-static bool
-never_promote(void)
-{
-	return false;
-}
-
-/* Values of this source are not replaced by any other. */
-void
-replica_settings(void)
-{
-	static const char *const nothing[] = {
-		"primary_slot_name", "restore_command", "recovery_end_command", "archive_cleanup_command", "promote_trigger_file"
-	};
-
-	for (int i = 0; i < lengthof(nothing); i++)
-		SetConfigOption(nothing[i], "", PGC_POSTMASTER, PGC_S_OVERRIDE);
-	/* It would read pages before the records in front of them are redone. */
-	SetConfigOption("recovery_prefetch", "off", PGC_POSTMASTER, PGC_S_OVERRIDE);
-}
-
 XLogRecPtr
 replica_start_lsn(void)
 {
 	bool		crc_ok;
 	ControlFileData *control = get_controlfile(DataDir, &crc_ok);
-	XLogRecPtr	lsn = neon_pull_back_lsn(control->checkPointCopy.redo);
+	XLogRecPtr	lsn;
 	struct stat st;
 
 	if (!crc_ok)
@@ -448,16 +416,15 @@ replica_start_lsn(void)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("this data directory is not that of a new replica"),
 				 errhint("Start the replica with a new data directory from a base backup.")));
+	lsn = neon_pull_back_lsn(control->checkPointCopy.redo);
 	pfree(control);
 	return lsn;
 }
 
-bool
-replica_install(const neon_pgpatch_image *image, neon_pgpatch_report *report)
+/* The table is the server's to be extended, so there is nothing to be verified. */
+void
+replica_install(void)
 {
-	if (!neon_pgpatch_detour(image, "CheckPromoteSignal", (void *) CheckPromoteSignal, (void *) never_promote, report) ||
-		!neon_pgpatch_builtin(image, F_PG_PROMOTE, refuse_promotion, NULL, report))
-		return false;
 	for (int i = 0; i <= RM_MAX_ID; i++)
 	{
 		if (RmgrTable[i].rm_name == NULL)
@@ -465,5 +432,4 @@ replica_install(const neon_pgpatch_image *image, neon_pgpatch_report *report)
 		original_redo[i] = RmgrTable[i].rm_redo;
 		RmgrTable[i].rm_redo = replica_redo;
 	}
-	return true;
 }

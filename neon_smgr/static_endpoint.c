@@ -9,9 +9,7 @@
  * (pagestore.c): only hint bits can make a page dirty here.  The LSN never changes, so the page cache and a warm start are right for
  * ever, for this timeline and LSN, which neon/warm.* and the control file name.
  *
- * It must not leave recovery: promoted, it would take writes that no safekeeper has.  The one function that postmaster and startup
- * process ask for the order to promote is detoured and says no; pg_promote() says why; the settings that could give the startup
- * process WAL, a command or a trigger file are held at nothing, whoever changes them.
+ * It does not leave recovery (standby.c).
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -20,13 +18,9 @@
 #include <sys/stat.h>
 
 #include "access/xlog.h"
-#include "access/xlogrecovery.h"
 #include "catalog/pg_control.h"
 #include "common/controldata_utils.h"
-#include "fmgr.h"
 #include "miscadmin.h"
-#include "utils/fmgroids.h"
-#include "utils/guc.h"
 
 #include "neon_smgr.h"
 
@@ -38,41 +32,6 @@ static_endpoint_refuse(void)
 			 errmsg("a static endpoint cannot write"),
 			 errdetail("It shows its branch as of LSN %X/%X.", LSN_FORMAT_ARGS(neon_static_lsn)),
 			 errhint("Create a branch at that LSN and a read-write endpoint for it.")));
-}
-
-static Datum
-neon_promote(PG_FUNCTION_ARGS)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg("a static endpoint cannot be promoted"),
-			 errdetail("It shows its branch as of LSN %X/%X.", LSN_FORMAT_ARGS(neon_static_lsn)),
-			 errhint("Create a branch at that LSN and a read-write endpoint for it.")));
-}
-
-static bool
-never_promote(void)
-{
-	return false;
-}
-
-bool
-static_endpoint_install(const neon_pgpatch_image *image, neon_pgpatch_report *report)
-{
-	return neon_pgpatch_detour(image, "CheckPromoteSignal", (void *) CheckPromoteSignal, (void *) never_promote, report) &&
-		neon_pgpatch_builtin(image, F_PG_PROMOTE, neon_promote, NULL, report);
-}
-
-/* A value of this source is not replaced by any other: not by a configuration file, nor on the command line. */
-void
-static_endpoint_settings(void)
-{
-	static const char *const nothing[] = {
-		"primary_conninfo", "primary_slot_name", "restore_command", "recovery_end_command", "archive_cleanup_command", "promote_trigger_file"
-	};
-
-	for (int i = 0; i < lengthof(nothing); i++)
-		SetConfigOption(nothing[i], "", PGC_POSTMASTER, PGC_S_OVERRIDE);
 }
 
 /* neon.static_lsn, if that is where the checkpoint of this data directory is. */
