@@ -21,7 +21,7 @@ sub catch_up
 	my $bytes = psql($standby, "SELECT '$end'::pg_lsn - pg_last_wal_replay_lsn()");
 	my $s = ms(sub {
 		psql($standby, 'SELECT pg_wal_replay_resume()');
-		psql($standby, "DO \$\$ BEGIN WHILE pg_last_wal_replay_lsn() < '$end' LOOP PERFORM pg_sleep(0.005); END LOOP; END \$\$");
+		$wait->("SELECT pg_last_wal_replay_lsn() >= '$end'");
 	}) / 1000;
 	return $bytes / $s / 1e6;
 }
@@ -30,7 +30,9 @@ sub bench_replica
 {
 	my $cl = cluster();
 	psql($cl->uri('main'), q{SELECT neon_create_endpoint('eyes', 'main', mode => 'replica')});
-	my $conf = "shared_buffers=512MB\nmax_wal_size=8GB\nwal_keep_size=8GB\nhot_standby=on\nfsync=off\n";
+	# who asks how far it is has a snapshot: redo waits for that moment instead of ending it
+	psql($cl->uri('main'), q{SELECT neon_configure_endpoint('eyes', '{"settings": {"max_standby_streaming_delay": "-1"}}')});
+	my $conf = "shared_buffers=512MB\nmax_wal_size=8GB\nwal_keep_size=8GB\nhot_standby=on\nfsync=off\nmax_standby_streaming_delay=-1\n";
 	my $primary = stock('rp_primary', $cl->{port} + 77, $conf);
 	run [ 'pgbench', '-i', '-q', '-s', $scale, $primary ], '>', '/dev/null', '2>', '/dev/null' or die 'pgbench -i';
 	sh("$bin/pg_basebackup", '-D', "$work/rp_standby", '-R', '-c', 'fast', '-d', $primary);
