@@ -112,7 +112,7 @@ is($job->result(0), 0, 'is not interrupted') or diag $slept;
 # ---- jobs, each in an endpoint of its own: a subscription, a VACUUM, an autovacuum, a CREATE INDEX.  While they run nobody sleeps, when they are over all do.
 wake();
 ctl(q{SELECT neon_set_endpoint('main', 'suspend_timeout', '0')});
-$c->sql('main', q{CREATE TABLE wide (a int, filler text) WITH (fillfactor = 10); INSERT INTO wide SELECT i, repeat('x', 500) FROM generate_series(1, 500) i;
+$c->sql('main', q{CREATE TABLE wide (a int, filler text) WITH (fillfactor = 10); INSERT INTO wide SELECT i, repeat('x', 500) FROM generate_series(1, 2000) i;
 	CREATE FUNCTION waits(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN PERFORM pg_advisory_lock_shared(1), pg_advisory_unlock_shared(1); RETURN $1; END';
 	CREATE PUBLICATION p FOR TABLE t});
 my @jobs = (
@@ -124,7 +124,9 @@ my @jobs = (
 ctl(join ';', map { "SELECT neon_create_branch('$_->{name}', parent => 'main'), neon_create_endpoint('$_->{name}')" } @jobs);
 my ($publisher) = $c->uri('main') =~ s/'/''/gr;
 $c->sql('subscribes', "CREATE SUBSCRIPTION s CONNECTION '$publisher' PUBLICATION p WITH (copy_data = false)");
-$c->sql('autovacuums', q{ALTER TABLE wide SET (autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1);
+# no ANALYZE: one that waits while the ALTER TABLE at the end has the table goes on after it, as slowly as the VACUUM
+$c->sql('autovacuums', q{ALTER TABLE wide SET (autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1,
+		autovacuum_analyze_threshold = 1000000);
 	ALTER SYSTEM SET autovacuum_naptime = '1s'; SELECT pg_reload_conf(); UPDATE wide SET a = -a});
 my $lock_in = "SELECT pg_advisory_lock(1); SELECT 'locked';\n";
 my $lock = IPC::Run::start([ 'psql', '-XAtq', $c->uri('indexes') ], '<', \$lock_in, '>', \my $lock_out, '2>&1', IPC::Run::timeout(600));
