@@ -44,6 +44,7 @@ sub bouncer
 		"auth_file = $d/users\npool_mode = transaction\ndefault_pool_size = $pool\nmax_client_conn = 10000\nlogfile = $d/log\npidfile = $d/pid\nunix_socket_dir =\nlog_connections = 0\nlog_disconnections = 0\n";
 	close $f;
 	system('chown', '-R', 'postgres', $d) if $> == 0;
+	-x '/usr/sbin/pgbouncer' or die "PgBouncer is not here: apt-get install pgbouncer\n";
 	sh('prlimit', '--nofile=20000', '/usr/sbin/pgbouncer', '-q', '-d', "$d/ini");
 	for (1 .. 600) { last if -s "$d/pid"; sleep 0.1; }
 	return ("host=127.0.0.1 port=$port user=ann password=secret dbname=app", first_line("$d/pid"));
