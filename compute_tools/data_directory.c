@@ -155,7 +155,8 @@ ct_write_configuration(PG_FUNCTION_ARGS)
 Datum
 ct_drop_data_directory(PG_FUNCTION_ARGS)
 {
-	char	   *dir = ct_compute_path(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *dir = ct_compute_path(name);
 	struct stat st;
 
 	if (stat(psprintf("%s/postmaster.pid", dir), &st) == 0)
@@ -165,5 +166,6 @@ ct_drop_data_directory(PG_FUNCTION_ARGS)
 				 errhint("Stop it first.")));
 	remove_tree(psprintf("%s.new", dir));
 	remove_tree(dir);
+	ct_remove_groups(name);		/* of a server that crashed */
 	PG_RETURN_VOID();
 }

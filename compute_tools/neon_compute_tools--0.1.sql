@@ -39,6 +39,10 @@ AS 'MODULE_PATHNAME', 'ct_open_directory' LANGUAGE C STRICT;
 COMMENT ON FUNCTION open_directory(text, text, text, pg_lsn, pg_lsn, bool) IS
 	'NULL if the directory is what the log ends with (standby: of a static endpoint at lsn) and is to be started once as it is; else why it is of no use';
 
+CREATE FUNCTION wait_for_process(name text, timeout_ms int) RETURNS int
+AS 'MODULE_PATHNAME', 'ct_wait_for_process' LANGUAGE C STRICT;
+COMMENT ON FUNCTION wait_for_process(text, int) IS 'wait until the server of a compute, if it has one, takes connections; its pid';
+
 CREATE FUNCTION start_process(name text, timeout_ms int = 60000, memory_mb int = 0, cpu_percent int = 0) RETURNS int
 AS 'MODULE_PATHNAME', 'ct_start_process' LANGUAGE C STRICT;
 COMMENT ON FUNCTION start_process(text, int, int, int) IS
@@ -260,6 +264,7 @@ BEGIN
 		IF (@extschema@.local_timeline(compute), @extschema@.local_static_lsn(compute)) IS DISTINCT FROM (spec->>'timeline', (spec->>'static_lsn')::pg_lsn) THEN
 			RAISE EXCEPTION 'compute "%" runs on another timeline or LSN', compute USING ERRCODE = 'object_in_use', HINT = 'Stop it first.';
 		END IF;
+		PERFORM @extschema@.wait_for_process(compute, 60000);		-- a start that was interrupted may still be going on
 		RETURN jsonb_build_object('pid', running, 'started', false);
 	END IF;
 	IF spec->>'static_lsn' IS NOT NULL THEN
@@ -572,6 +577,7 @@ DECLARE
 	c record;
 	seen jsonb := '{}';
 BEGIN
+	DELETE FROM @extschema@.samples s WHERE NOT computes::jsonb ? s.name;		-- those that were dropped
 	FOR c IN SELECT key AS name, value AS provider FROM jsonb_each_text(computes::jsonb) LOOP
 		BEGIN
 			seen := seen || jsonb_build_object(c.name, @extschema@.sample_compute(c.name, c.provider));

@@ -26,6 +26,7 @@
 #define TAIL_BYTES		2048
 
 PG_FUNCTION_INFO_V1(ct_start_process);
+PG_FUNCTION_INFO_V1(ct_wait_for_process);
 PG_FUNCTION_INFO_V1(ct_stop_process);
 PG_FUNCTION_INFO_V1(ct_process_pid);
 PG_FUNCTION_INFO_V1(ct_forget_dead_process);
@@ -138,6 +139,20 @@ ct_start_process(PG_FUNCTION_ARGS)
 	(void) ct_make_groups(name, PG_GETARG_INT32(2), PG_GETARG_INT32(3), &groups);
 	pid = ct_spawn_postmaster(dir, log, &groups);
 	wait_until_ready(name, dir, log, pid, timeout_ms);
+	PG_RETURN_INT32(pid);
+}
+
+/* (name, timeout_ms): of one that runs, or is still starting, the pid; NULL when none does */
+Datum
+ct_wait_for_process(PG_FUNCTION_ARGS)
+{
+	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char	   *dir = ct_compute_path(name);
+	pid_t		pid = ct_running_pid(dir);
+
+	if (pid == 0)
+		PG_RETURN_NULL();
+	wait_until_ready(name, dir, psprintf("%s/compute.log", dir), pid, PG_GETARG_INT32(1));
 	PG_RETURN_INT32(pid);
 }
 

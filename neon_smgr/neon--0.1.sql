@@ -103,6 +103,11 @@ COMMENT ON FUNCTION neon_list(text) IS
 GRANT EXECUTE ON FUNCTION neon_list(text) TO PUBLIC;	-- it checks SELECT on the view itself
 
 
+-- To be granted the start of a server is not to be granted its administrator's password.  Functions run with their owner's rights: who calls is the session's user.
+CREATE FUNCTION neon_shown_uri(uri text) RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS
+$$ SELECT CASE WHEN (SELECT rolsuper FROM pg_roles WHERE rolname = session_user) THEN uri ELSE regexp_replace(uri, '^([a-z]+://[^:@/]+):[^@/]*@', '\1@') END $$;
+COMMENT ON FUNCTION neon_shown_uri(text) IS 'a URI as this session''s user may see it: with its password for superusers only';
+
 CREATE FUNCTION neon_create_tenant(name text) RETURNS text
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
 $$ SELECT @extschema@.neon_control('create_tenant', jsonb_build_object('name', name)) #>> '{}' $$;
@@ -168,16 +173,16 @@ REVOKE ALL ON FUNCTION neon_set_branch(text, text, text) FROM PUBLIC;
 
 CREATE FUNCTION neon_create_endpoint(name text, branch text = NULL, mode text = 'read-write', at_lsn pg_lsn = NULL, at_time timestamptz = NULL) RETURNS text
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
-$$ SELECT @extschema@.neon_control('create_endpoint', jsonb_build_object('name', name, 'branch', branch, 'mode', mode, 'at_lsn', at_lsn, 'at_time', at_time)) #>> '{}' $$;
+$$ SELECT @extschema@.neon_shown_uri(@extschema@.neon_control('create_endpoint', jsonb_build_object('name', name, 'branch', branch, 'mode', mode, 'at_lsn', at_lsn, 'at_time', at_time)) #>> '{}') $$;
 COMMENT ON FUNCTION neon_create_endpoint(text, text, text, pg_lsn, timestamptz) IS
-	'Makes and starts a server for a branch; returns its URI when it takes connections. branch: default the branch of the same name. mode: read-write (a branch has one of these); static (any number) only reads, and shows the branch as of at_lsn or at_time, by default now, for as long as it exists; replica (any number) only reads, and follows the branch.';
+	'Makes and starts a server for a branch; returns its URI (without the password, if the caller is no superuser: see neon_connection_uri) when it takes connections. branch: default the branch of the same name. mode: read-write (a branch has one of these); static (any number) only reads, and shows the branch as of at_lsn or at_time, by default now, for as long as it exists; replica (any number) only reads, and follows the branch.';
 REVOKE ALL ON FUNCTION neon_create_endpoint(text, text, text, pg_lsn, timestamptz) FROM PUBLIC;
 
 CREATE FUNCTION neon_start_endpoint(name text) RETURNS text
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
-$$ SELECT @extschema@.neon_control('start_endpoint', jsonb_build_object('name', name)) #>> '{}' $$;
+$$ SELECT @extschema@.neon_shown_uri(@extschema@.neon_control('start_endpoint', jsonb_build_object('name', name)) #>> '{}') $$;
 COMMENT ON FUNCTION neon_start_endpoint(text) IS
-	'Starts an endpoint if it does not run; returns its URI when it takes connections.';
+	'Starts an endpoint if it does not run; returns its URI (without the password, if the caller is no superuser) when it takes connections.';
 REVOKE ALL ON FUNCTION neon_start_endpoint(text) FROM PUBLIC;
 
 CREATE FUNCTION neon_suspend_endpoint(name text) RETURNS void
@@ -198,7 +203,7 @@ CREATE FUNCTION neon_configure_endpoint(name text, spec jsonb) RETURNS jsonb
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
 $$ SELECT @extschema@.neon_control('configure_endpoint', jsonb_build_object('name', name, 'spec', spec)) $$;
 COMMENT ON FUNCTION neon_configure_endpoint(text, jsonb) IS
-	'Brings what is inside an endpoint to what the specification says: roles, databases, extensions (arrays of objects with a name) and settings (an object). What is there already stays, so it can be repeated. Returns what was created, and the settings that count from the next start on.';
+	'Brings what is inside an endpoint to what the specification says: roles, databases, extensions (arrays of objects with a name) and settings (an object). What is there already stays, so it can be repeated. Returns what was created, and the settings that count from the next start on. Whoever may call it can do whatever a superuser of the endpoint can.';
 REVOKE ALL ON FUNCTION neon_configure_endpoint(text, jsonb) FROM PUBLIC;
 
 CREATE FUNCTION neon_drop_endpoint(name text) RETURNS void
@@ -212,7 +217,7 @@ CREATE FUNCTION neon_connection_uri(branch text = NULL) RETURNS text
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
 $$ SELECT @extschema@.neon_control('connection_uri', jsonb_build_object('branch', branch)) #>> '{}' $$;
 COMMENT ON FUNCTION neon_connection_uri(text) IS
-	'The URI of a branch''s endpoint, with the password the tenant was created with. branch: default the one this session is connected to.';
+	'The URI of a branch''s endpoint, with the password the tenant was created with: whoever may call it is as good as a superuser there. branch: default the one this session is connected to.';
 REVOKE ALL ON FUNCTION neon_connection_uri(text) FROM PUBLIC;
 
 CREATE FUNCTION neon_lsn_at(at timestamptz) RETURNS pg_lsn

@@ -84,7 +84,10 @@ neon_pq_connect(const char *conninfo, const char *who, int timeout_ms)
 	return conn;
 }
 
-/* Throw the remote error here, as if it had happened here. */
+/*
+ * Throw the remote error here, as if it had happened here.  Two codes keep their meaning for this session alone: no EXCEPTION WHEN OTHERS
+ * catches them, and what a server that we ask says must not end whoever goes on when one of them fails.
+ */
 static void
 rethrow(PGconn *conn, PGresult *res, const char *who)
 {
@@ -96,6 +99,8 @@ rethrow(PGconn *conn, PGresult *res, const char *who)
 
 	if (sqlstate && strlen(sqlstate) == 5)
 		code = MAKE_SQLSTATE(sqlstate[0], sqlstate[1], sqlstate[2], sqlstate[3], sqlstate[4]);
+	if (code == ERRCODE_QUERY_CANCELED || code == ERRCODE_ASSERT_FAILURE)
+		code = ERRCODE_OPERATOR_INTERVENTION;
 	primary = pstrdup(primary ? primary : pchomp(PQerrorMessage(conn)));
 	detail = detail ? pstrdup(detail) : NULL;
 	hint = hint ? pstrdup(hint) : NULL;

@@ -66,6 +66,7 @@ BEGIN
 		WHEN 'restore_branch' THEN
 			RETURN to_jsonb(@extschema@.restore_branch(t, name, (args ->> 'at_lsn')::pg_lsn, (args ->> 'at_time')::timestamptz, args ->> 'keep_as'));
 		WHEN 'create_endpoint' THEN
+			PERFORM @extschema@.lock_tenant(t);		-- neon_set_branch() comes before, or finds it
 			RETURN to_jsonb(@extschema@.create_endpoint(t, name, args ->> 'branch', coalesce(
 				(SELECT b.settings FROM @extschema@.branches b WHERE b.tenant = t AND b.name = coalesce(args ->> 'branch', args ->> 'name')), '{}'),
 				coalesce(args ->> 'mode', 'read-write'), (args ->> 'at_lsn')::pg_lsn, (args ->> 'at_time')::timestamptz));
@@ -118,7 +119,7 @@ BEGIN
 					'suspend_timeout', coalesce(e.suspend_timeout, @extschema@.default_suspend_timeout()), 'problem', e.problem) ORDER BY e.created_at), '[]')
 				FROM @extschema@.endpoints e JOIN @extschema@.branches b ON b.timeline = e.timeline
 				CROSS JOIN LATERAL (SELECT s.pid, s.state FROM @extschema@.endpoint_seen(e) s OFFSET 0) p
-				WHERE is_admin OR e.tenant = substr(session_user, 8));
+				WHERE (is_admin OR e.tenant = substr(session_user, 8)) AND (args ->> 'tenant' IS NULL OR e.tenant = args ->> 'tenant'));
 		WHEN 'operations' THEN
 			RETURN (SELECT coalesce(jsonb_agg(jsonb_build_object('id', o.id, 'operation', o.kind, 'object', o.object, 'state', o.state,
 					'attempts', o.attempts, 'number', s.number, 'step', s.step, 'node', CASE WHEN is_admin THEN s.node END, 'step_attempts', s.attempts,

@@ -104,7 +104,7 @@ CREATE FUNCTION console_overview(only_tenant text) RETURNS jsonb LANGUAGE sql AS
 			WHERE only_tenant IS NULL OR b ->> 'tenant' = only_tenant),
 		'endpoints', (SELECT coalesce(jsonb_agg((e - 'data_directory' - 'pid')
 				|| jsonb_build_object('id', format('%s-%s', e ->> 'name', left(e ->> 'tenant', 8)))), '[]')
-			FROM jsonb_array_elements(@extschema@.api('endpoints', '{}')) e
+			FROM jsonb_array_elements(@extschema@.api('endpoints', jsonb_build_object('tenant', only_tenant))) e
 			WHERE only_tenant IS NULL OR e ->> 'tenant' = only_tenant));
 $$;
 COMMENT ON FUNCTION console_overview(text) IS 'what the console page shows: tenants, branches, endpoints; of one tenant, or of all';
@@ -116,7 +116,7 @@ DECLARE
 BEGIN
 	e := @extschema@.writer_of(tl.id);
 	IF e.name IS NOT NULL AND @extschema@.endpoint_pid(e) IS NOT NULL THEN
-		RETURN (SELECT (r ->> 'size')::bigint FROM @extschema@.on_endpoint(e, 'postgres',
+		RETURN (SELECT (r ->> 'size')::bigint FROM @extschema@.on_endpoint(e, 'template1',		-- where it keeps nobody awake
 			'SELECT sum(pg_database_size(oid))::bigint AS size FROM pg_database WHERE datallowconn') r);
 	END IF;
 	RETURN NULL;

@@ -58,7 +58,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION reserve_port(text, text, text, text, bigint) IS 'a free port of a host, noted together with the endpoint that will have it';
 
--- The endpoint's own server, as its administrator: its host asks it, which alone can.
+-- The endpoint's own server, as its administrator: its host asks it, which alone can.  In a database of the tenant's write pg_catalog. before a function that takes any type: one of public with just these types would come first.
 CREATE FUNCTION on_endpoint(e endpoints, db text, sql text, VARIADIC args text[] = '{}') RETURNS SETOF jsonb LANGUAGE sql AS $$
 	SELECT r -> 'r' FROM @extschema@.on_node(e.compute, 'SELECT r FROM neon_compute_tools.compute_query($1, $2, $3, $4, $5, VARIADIC $6::text[]) r',
 		e.directory, e.provider, db, format('endpoint "%s"', e.name), sql, args::text) r;
@@ -151,7 +151,7 @@ DECLARE
 BEGIN
 	FOR try IN 1 .. 2 LOOP
 		SELECT r INTO point FROM @extschema@.on_endpoint(w, 'postgres', 'SELECT redo_lsn, checkpoint_lsn, pg_current_wal_lsn() - redo_lsn AS behind,
-			(SELECT jsonb_object_agg(name, setting) FROM pg_settings WHERE name IN (''max_connections'', ''max_worker_processes'', ''max_wal_senders'',
+			(SELECT pg_catalog.jsonb_object_agg(name, setting) FROM pg_catalog.pg_settings WHERE name IN (''max_connections'', ''max_worker_processes'', ''max_wal_senders'',
 				''max_prepared_transactions'', ''max_locks_per_transaction'')) AS room FROM pg_control_checkpoint()') r;
 		EXIT WHEN (point ->> 'behind')::numeric < 64 * 1024 * 1024;
 		PERFORM FROM @extschema@.on_endpoint(w, 'postgres', 'CHECKPOINT');

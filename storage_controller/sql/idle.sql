@@ -87,7 +87,8 @@ DECLARE
 	s jsonb;
 	what text;
 	stays bool;
-	proposed text;
+	restarts text;			-- these first: stops that take long must not take all places for actions
+	others text;
 BEGIN
 	FOR e IN SELECT * FROM @extschema@.endpoints x WHERE x.compute = node LOOP
 		s := coalesce(report -> e.directory, '{"state": "unknown"}');
@@ -102,11 +103,13 @@ BEGIN
 				crashes = CASE WHEN stays THEN 0 ELSE x.crashes END
 			WHERE x.tenant = e.tenant AND x.name = e.name;
 		END IF;
-		IF what IS NOT NULL THEN
-			proposed := concat_ws(E'\n', proposed, format('%s %s %s', what, e.tenant, e.name));
+		IF what = 'restart' THEN
+			restarts := concat_ws(E'\n', restarts, format('%s %s %s', what, e.tenant, e.name));
+		ELSIF what IS NOT NULL THEN
+			others := concat_ws(E'\n', others, format('%s %s %s', what, e.tenant, e.name));
 		END IF;
 	END LOOP;
-	RETURN proposed;
+	RETURN nullif(concat_ws(E'\n', restarts, others), '');
 END $$;
 COMMENT ON FUNCTION watch_report(text, text) IS 'what a host''s watcher has seen; the answer says what it is to do';
 
@@ -132,8 +135,9 @@ CREATE FUNCTION what_to_do(e endpoints, sample jsonb) RETURNS text LANGUAGE sql 
 $$;
 COMMENT ON FUNCTION what_to_do(endpoints, jsonb) IS 'what is to be done with an endpoint after a look at its server: suspend, start, stop, or NULL';
 
+-- Somebody who holds an endpoint for long does not hold one of the few places for actions as well.
 CREATE FUNCTION watch_action(what text, tenant_id text, endpoint text) RETURNS text
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '10s' AS $$
 DECLARE
 	e @extschema@.endpoints;
 	s jsonb;

@@ -5,8 +5,9 @@
 -- and it is tried again in the next round.  Another worker runs the job "heartbeat" every neon_controller.heartbeat_interval.  Everything here can
 -- be called by hand as well.  Whoever has something to be done adds a line to each of the two functions.
 
+-- Attachments first: a pageserver that was restarted serves nobody before, while bringing an operation to its end can take minutes.
 CREATE FUNCTION jobs() RETURNS TABLE (job text, object text) LANGUAGE sql AS $$
-	SELECT * FROM @extschema@.recovery_jobs() UNION ALL SELECT * FROM @extschema@.attachment_jobs();
+	SELECT * FROM @extschema@.attachment_jobs() UNION ALL SELECT * FROM @extschema@.recovery_jobs();
 $$;
 COMMENT ON FUNCTION jobs() IS 'what the reconciler would do now';
 

@@ -23,7 +23,11 @@ DECLARE
 	e @extschema@.endpoints;
 	pid int;
 BEGIN
-	IF NOT pg_try_advisory_xact_lock(@extschema@.endpoint_key(tenant_id, endpoint)) THEN
+	-- as endpoint_lock() does: a replica's writer first
+	IF NOT coalesce((SELECT bool_and(pg_try_advisory_xact_lock(@extschema@.endpoint_key(w.tenant, w.name))) FROM @extschema@.endpoints x
+				JOIN @extschema@.endpoints w ON w.timeline = x.timeline AND w.mode = 'read-write'
+				WHERE x.tenant = tenant_id AND x.name = endpoint AND x.mode = 'replica'), true)
+			OR NOT pg_try_advisory_xact_lock(@extschema@.endpoint_key(tenant_id, endpoint)) THEN
 		RETURN false;
 	END IF;
 	SELECT * INTO e FROM @extschema@.endpoints x WHERE x.tenant = tenant_id AND x.name = endpoint;
@@ -33,6 +37,8 @@ BEGIN
 	pid := @extschema@.endpoint_pid(e);
 	IF e.wanted = 'running' AND pid IS NULL AND may_start THEN
 		PERFORM @extschema@.start_endpoint(tenant_id, endpoint);
+	ELSIF e.wanted = 'running' AND may_start THEN
+		PERFORM @extschema@.on_endpoint(e, 'template1', 'SELECT 1');	-- or an error: a stop that took too long has still to end, then it is started
 	ELSIF e.wanted = 'suspended' AND pid IS NOT NULL THEN
 		PERFORM @extschema@.suspend_endpoint(tenant_id, endpoint);
 	END IF;

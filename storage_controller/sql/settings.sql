@@ -28,6 +28,11 @@ BEGIN
 	IF value IS NOT NULL THEN
 		PERFORM @extschema@.check_setting(setting, value);
 	END IF;
+	-- Its own workers are registered before others; without them no commit gets its quorum.
+	IF setting = 'max_worker_processes' AND value ~ '^[0-9]{1,9}$' AND value::int < 11 THEN
+		RAISE EXCEPTION 'max_worker_processes cannot be less than 11' USING ERRCODE = 'invalid_parameter_value',
+			DETAIL = 'An endpoint needs some of them for its own work.', HINT = 'Limit max_parallel_workers or max_logical_replication_workers instead.';
+	END IF;
 END $$;
 COMMENT ON FUNCTION check_branch_setting(text, text) IS 'refuse a setting that a branch cannot have';
 
@@ -41,6 +46,12 @@ BEGIN
 		RAISE EXCEPTION 'too many settings' USING ERRCODE = 'program_limit_exceeded',
 			DETAIL = format('There would be %s with %s bytes in all; 200 with 65536 bytes are possible.', n, bytes),
 			HINT = 'Take some back: neon_set_branch(branch, setting, NULL) does; or set them for a database or role, in the branch itself.';
+	END IF;
+	-- Each alone is right, together they keep the server from starting.
+	IF coalesce(substring(settings ->> 'superuser_reserved_connections' FROM '^[0-9]{1,9}$')::int, 3)
+			>= coalesce(substring(settings ->> 'max_connections' FROM '^[0-9]{1,9}$')::int, 100) THEN
+		RAISE EXCEPTION 'superuser_reserved_connections must be less than max_connections' USING ERRCODE = 'invalid_parameter_value',
+			DETAIL = 'A server with these settings would not start.', HINT = 'Give max_connections a larger value.';
 	END IF;
 END $$;
 COMMENT ON FUNCTION check_settings(jsonb) IS 'refuse more settings than are kept';

@@ -83,7 +83,7 @@ BEGIN
 		PERFORM pg_sleep(0.02);
 	END LOOP;
 	SELECT (r ->> 'lsn')::pg_lsn INTO STRICT lsn FROM @extschema@.on_node(tl.pageserver,
-		'SELECT neon_pageserver.lsn_at($1, $2, $3) AS lsn', tl.tenant, tl.id, at_time::text) r;
+		'SELECT neon_pageserver.lsn_at($1, $2, $3) AS lsn', tl.tenant, tl.id, to_jsonb(at_time) #>> '{}') r;	-- ISO, whatever this session's DateStyle is
 	RETURN lsn;
 END $$;
 COMMENT ON FUNCTION lsn_at(timelines, timestamptz) IS 'the end of what was committed on a timeline at a time';
