@@ -240,7 +240,12 @@ DECLARE
 	fetched timestamptz;
 BEGIN
 	PERFORM @extschema@.clear_port((spec->>'port')::int);
-	fetched := @extschema@.local_start_fresh(spec, spec->>'timeline', (spec->>'redo_lsn')::pg_lsn, '0/0', true, (spec->>'checkpoint_lsn')::pg_lsn);
+	BEGIN
+		fetched := @extschema@.local_start_fresh(spec, spec->>'timeline', (spec->>'redo_lsn')::pg_lsn, '0/0', true, (spec->>'checkpoint_lsn')::pg_lsn);
+	EXCEPTION WHEN OTHERS THEN
+		PERFORM @extschema@.stop_process(spec->>'name', 'immediate');	-- it may wait for a moment in the log that does not come
+		RAISE;
+	END;
 	RETURN jsonb_build_object('lsn', spec->>'redo_lsn', 'pid', @extschema@.process_pid(spec->>'name'), 'started', true,
 		'warm', false, 'not_warm', 'it is a replica',
 		'fetch_ms', @extschema@.milliseconds(began, fetched), 'start_ms', @extschema@.milliseconds(fetched));

@@ -368,14 +368,16 @@ replica_redo(XLogReaderState *reader)
 	static Record r;
 	bool		map_only;
 
-	replica_begin_redo(reader->EndRecPtr);
 	read_record(&r, reader);
+	/* It may wait for queries, which until then must see no page as of this record. */
+	if (r.npages > 0)
+		resolve_conflicts(&r);
+	replica_begin_redo(reader->EndRecPtr);
 	if (r.npages == 0)
 	{
 		redo_without_pages(reader);
 		return;
 	}
-	resolve_conflicts(&r);
 	note_changes(&r);
 	if (XLogRecGetRmid(reader) <= RM_MAX_BUILTIN_ID && skip_record(&r, &map_only))
 	{

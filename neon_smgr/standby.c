@@ -53,11 +53,13 @@ void
 standby_settings(void)
 {
 	static const char *const nothing[] = {
-		"primary_slot_name", "restore_command", "recovery_end_command", "archive_cleanup_command", "promote_trigger_file"
+		"primary_slot_name", "restore_command", "recovery_end_command", "archive_cleanup_command", "promote_trigger_file",
+		"recovery_target", "recovery_target_lsn", "recovery_target_name", "recovery_target_time", "recovery_target_xid"
 	};
 
 	for (int i = 0; i < lengthof(nothing); i++)
 		hold(nothing[i], "");
+	hold("recovery_target_action", "shutdown");
 	if (neon_replica)			/* it would read pages before the records in front of them are redone */
 		hold("recovery_prefetch", "off");
 	else

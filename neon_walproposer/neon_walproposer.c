@@ -229,6 +229,8 @@ _PG_init(void)
 		return;
 
 	check_settings();
+	/* see wal_keep.c; no configuration changes a value of this source */
+	SetConfigOption("max_slot_wal_keep_size", "-1", PGC_POSTMASTER, PGC_S_OVERRIDE);
 	if (!wp_install_detours(&report))
 		ereport(FATAL,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

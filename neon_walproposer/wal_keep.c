@@ -5,7 +5,7 @@
  * quorum has is nowhere else: while the quorum is away, checkpoints must leave it alone.  The server asks one function for
  * the oldest WAL that replication slots need; it is detoured, and the quorum counts as one more slot.
  *
- * max_slot_wal_keep_size would cap this, too: computes leave it at -1.
+ * max_slot_wal_keep_size would cap this, too: it is held at -1.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -48,8 +48,6 @@ typedef struct Backup
 	XLogRecPtr	checkpoint;		/* of the log, whose redo begins at lsn; invalid: one is made that begins at lsn */
 	pg_time_t	now;
 	PsCopyBoth	cb;
-	List	   *directories;	/* made for auxiliary files */
-	bool		has_auto_conf;
 	char	   *control;		/* ControlFileData of the template */
 } Backup;
 
@@ -242,56 +240,24 @@ add_twophase(Backup *b)
 	}
 }
 
-/* Directories above a file, unless they are in the archive already. */
+/* The only file that is kept as it is.  Others of its kind are from messages of sessions, which may be anything, and stay where they are. */
 static void
-add_parents(Backup *b, const char *path)
+read_control_file(Backup *b)
 {
-	for (const char *slash = strchr(path, '/'); slash != NULL; slash = strchr(slash + 1, '/'))
-	{
-		char	   *parent = pnstrdup(path, slash - path);
-		ListCell   *lc;
-		bool		known = false;
+	neon_key	key;
+	uint32		len;
+	uint32		path_len = strlen(PS_CONTROL_FILE_PATH) + 1;
+	uint8	   *value;
 
-		foreach(lc, b->directories)
-			known |= strcmp(lfirst(lc), parent) == 0;
-		if (known)
-			continue;
-		add_directory(b, parent);
-		b->directories = lappend(b->directories, parent);
-	}
-}
-
-static void
-add_auxiliary_files(Backup *b)
-{
-	KeyList		files = list_keys(b, NEON_KEY_AUX_FILE);
-
-	for (int i = 0; i < files.n; i++)
-	{
-		uint32		len;
-		uint8	   *value = ps_get_value(b->tl, &files.keys[i], b->lsn, &len, NULL);
-		uint32		path_len = value ? strnlen((char *) value, len) + 1 : 0;
-		const char *path = (char *) value;
-
-		if (value == NULL || path_len >= len)
-			continue;			/* removed */
-		if (strcmp(path, PS_CONTROL_FILE_PATH) == 0)
-		{
-			if (len - path_len != sizeof(ControlFileData))
-				ereport(ERROR,
-						(errcode(ERRCODE_DATA_CORRUPTED),
-						 errmsg("control file has %u bytes instead of %zu", len - path_len, sizeof(ControlFileData))));
-			b->control = (char *) value + path_len;
-			continue;
-		}
-		if (b->checkpoint != InvalidXLogRecPtr && strncmp(path, "pg_replslot/", strlen("pg_replslot/")) == 0)
-			continue;			/* it would keep WAL for subscribers of another server */
-		b->has_auto_conf |= strcmp(path, "postgresql.auto.conf") == 0;
-		add_parents(b, path);
-		add_file(b, path, value + path_len, len - path_len);
-	}
-	if (!b->has_auto_conf)
-		add_file(b, "postgresql.auto.conf", "", 0);
+	ps_aux_file_key(PS_CONTROL_FILE_PATH, &key);
+	value = ps_get_value(b->tl, &key, b->lsn, &len, NULL);
+	if (value == NULL)
+		return;
+	if (len != path_len + sizeof(ControlFileData) || strcmp((char *) value, PS_CONTROL_FILE_PATH) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("the stored control file has %u bytes instead of %zu", len, path_len + sizeof(ControlFileData))));
+	b->control = (char *) value + path_len;
 }
 
 /* What CheckPointReplicationOrigin writes: magic, states, CRC. */
@@ -448,7 +414,8 @@ send_archive(Backup *b, const CheckPoint *cp, XLogRecPtr prev_lsn)
 	add_databases(b);
 	add_slrus(b);
 	add_twophase(b);
-	add_auxiliary_files(b);
+	read_control_file(b);
+	add_file(b, "postgresql.auto.conf", "", 0);
 	add_origins(b);
 	if (b->checkpoint == InvalidXLogRecPtr)
 		add_wal(b, cp, prev_lsn);

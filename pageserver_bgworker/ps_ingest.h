@@ -17,9 +17,6 @@
 /* The control file of the imported cluster travels as an auxiliary file of this name: the template of a base backup's. */
 #define PS_CONTROL_FILE_PATH	"global/pg_control"
 
-/* Prefix of logical messages that carry files of the data directory. */
-#define PS_FILE_MESSAGE_PREFIX	"neon-file:"
-
 /* Pages in a segment of an SLRU (slru.h says so too, but drags much in). */
 #define PS_SLRU_PAGES_PER_SEGMENT	32
 

@@ -44,34 +44,16 @@ ps_aux_file_value(const char *path, const void *content, uint32 content_len, uin
 	return value;
 }
 
+/* Whoever may log in may send one, with any prefix: so none is an order, and none changes what the pageserver has. */
 void
 ps_ingest_logicalmsg(PsIngest *ing)
 {
 	const xl_logical_message *msg = (const xl_logical_message *) ps_ingest_main_data(ing, SizeOfLogicalMessage);
 	uint64		room = ing->parsed.main_len - SizeOfLogicalMessage;
-	const char *prefix = msg->message;
-	neon_key	key;
-	uint8	   *value;
-	uint32		len;
 
 	if (msg->prefix_size == 0 || msg->prefix_size > room || msg->message_size > room - msg->prefix_size ||
-		prefix[msg->prefix_size - 1] != '\0')
+		msg->message[msg->prefix_size - 1] != '\0')
 		ps_ingest_corrupt(ing, "logical message is cut short");
-	if (strncmp(prefix, PS_FILE_MESSAGE_PREFIX, strlen(PS_FILE_MESSAGE_PREFIX)) != 0)
-		return;
-	prefix += strlen(PS_FILE_MESSAGE_PREFIX);
-	if (*prefix == '\0' || *prefix == '/' || strstr(prefix, "..") != NULL || strlen(prefix) >= MAXPGPATH ||
-		strcmp(prefix, PS_CONTROL_FILE_PATH) == 0)
-	{
-		ereport(LOG,
-				(errmsg("ignored logical message at %X/%X for file \"%s\", which is not a path inside a data directory",
-						LSN_FORMAT_ARGS((XLogRecPtr) ing->rec->start), prefix)));
-		return;
-	}
-	ps_aux_file_key(prefix, &key);
-	value = ps_aux_file_value(prefix, msg->message + msg->prefix_size, msg->message_size, &len);
-	ps_ingest_put_image(ing, &key, value, len);
-	pfree(value);
 }
 
 void

@@ -18,14 +18,19 @@ CREATE FUNCTION endpoint_key(tenant_id text, endpoint text) RETURNS bigint LANGU
 $$;
 COMMENT ON FUNCTION endpoint_key(text, text) IS 'key of the advisory lock of an endpoint';
 
--- A replica's comes after its writer's, which a start of it needs.
 CREATE FUNCTION endpoint_lock(tenant_id text, endpoint text) RETURNS void LANGUAGE sql AS $$
-	SELECT pg_advisory_xact_lock(@extschema@.endpoint_key(w.tenant, w.name)) FROM @extschema@.endpoints e
-	JOIN @extschema@.endpoints w ON w.timeline = e.timeline AND w.mode = 'read-write'
-	WHERE e.tenant = tenant_id AND e.name = endpoint AND e.mode = 'replica';
 	SELECT pg_advisory_xact_lock(@extschema@.endpoint_key(tenant_id, endpoint));
 $$;
 COMMENT ON FUNCTION endpoint_lock(text, text) IS 'until the end of the transaction nobody else starts, stops or changes this endpoint';
+
+-- The start of a replica needs its writer, whose lock comes first.  Nothing else that is done to a replica keeps anybody from its writer.
+CREATE FUNCTION start_lock(tenant_id text, endpoint text) RETURNS void LANGUAGE sql AS $$
+	SELECT pg_advisory_xact_lock(@extschema@.endpoint_key(w.tenant, w.name)) FROM @extschema@.endpoints e
+	JOIN @extschema@.endpoints w ON w.timeline = e.timeline AND w.mode = 'read-write'
+	WHERE e.tenant = tenant_id AND e.name = endpoint AND e.mode = 'replica';
+	SELECT @extschema@.endpoint_lock(tenant_id, endpoint);
+$$;
+COMMENT ON FUNCTION start_lock(text, text) IS 'endpoint_lock() of whoever may start the endpoint';
 
 -- Those of a timeline; under the tenant's lock, so that no others come.  The writer first: who starts a replica has that one's, too.
 CREATE FUNCTION lock_endpoints(timeline_id text, but_mode text = NULL) RETURNS void LANGUAGE plpgsql AS $$
@@ -156,6 +161,7 @@ BEGIN
 		EXIT WHEN (point ->> 'behind')::numeric < 64 * 1024 * 1024;
 		PERFORM FROM @extschema@.on_endpoint(w, 'postgres', 'CHECKPOINT');
 	END LOOP;
+	PERFORM @extschema@.ask_current_lsn(w);		-- a commit behind the checkpoint: when it has its quorum, the checkpoint's record has, and will not change
 	RETURN point - 'behind' - 'room' || jsonb_build_object('replica_source', @extschema@.replica_source(tl), 'settings', e.settings ||
 		(SELECT jsonb_object_agg(x.key, CASE WHEN e.settings ->> x.key ~ '^[0-9]{1,9}$' THEN greatest((e.settings ->> x.key)::int, x.value::int) ELSE x.value::int END::text)
 		FROM jsonb_each_text(point -> 'room') x));
@@ -172,7 +178,7 @@ BEGIN
 	IF before.mode = 'replica' THEN
 		PERFORM @extschema@.start_endpoint(tenant_id, (@extschema@.replicas_writer(before.name, before.timeline)).name);
 	END IF;
-	PERFORM @extschema@.endpoint_lock(tenant_id, endpoint);
+	PERFORM @extschema@.start_lock(tenant_id, endpoint);
 	e := @extschema@.look_up_endpoint(tenant_id, endpoint);
 	IF e.wanted = 'running' AND e.started_at IS DISTINCT FROM before.started_at THEN
 		RETURN @extschema@.endpoint_uri(e);
@@ -329,6 +335,9 @@ BEGIN
 		PERFORM @extschema@.write_leftover('compute', e.directory, e.tenant, ARRAY[e.compute], e.port, @extschema@.current_operation(), e.provider);
 	END;
 	DELETE FROM @extschema@.endpoints WHERE tenant = e.tenant AND name = e.name;
-	PERFORM @extschema@.forget_role_secrets(e);
+	-- a replica has none of its own, static endpoints of one LSN have the same
+	IF e.mode <> 'replica' AND NOT EXISTS (SELECT FROM @extschema@.endpoints x WHERE x.timeline = e.timeline AND x.mode = e.mode AND x.lsn IS NOT DISTINCT FROM e.lsn) THEN
+		PERFORM @extschema@.forget_role_secrets(e);
+	END IF;
 END $$;
 COMMENT ON FUNCTION drop_endpoint(text, text) IS 'stop and drop an endpoint';

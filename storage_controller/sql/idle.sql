@@ -143,7 +143,11 @@ DECLARE
 	s jsonb;
 	why text;
 BEGIN
-	PERFORM @extschema@.endpoint_lock(tenant_id, endpoint);
+	IF what = 'restart' THEN
+		PERFORM @extschema@.start_lock(tenant_id, endpoint);
+	ELSE
+		PERFORM @extschema@.endpoint_lock(tenant_id, endpoint);
+	END IF;
 	SELECT * INTO e FROM @extschema@.endpoints x WHERE x.tenant = tenant_id AND x.name = endpoint FOR UPDATE;
 	IF NOT FOUND THEN
 		RETURN 'gone';

@@ -23,7 +23,7 @@ DECLARE
 	e @extschema@.endpoints;
 	pid int;
 BEGIN
-	-- as endpoint_lock() does: a replica's writer first
+	-- as start_lock() does: a replica's writer first
 	IF NOT coalesce((SELECT bool_and(pg_try_advisory_xact_lock(@extschema@.endpoint_key(w.tenant, w.name))) FROM @extschema@.endpoints x
 				JOIN @extschema@.endpoints w ON w.timeline = x.timeline AND w.mode = 'read-write'
 				WHERE x.tenant = tenant_id AND x.name = endpoint AND x.mode = 'replica'), true)

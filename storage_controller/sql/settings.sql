@@ -11,7 +11,7 @@ CREATE FUNCTION setting_is_ours(name text) RETURNS bool LANGUAGE sql IMMUTABLE A
 			'logging_collector', 'log_line_prefix', 'log_directory', 'log_filename', 'max_prepared_transactions', 'max_wal_senders',
 			'max_replication_slots', 'hot_standby', 'primary_conninfo', 'primary_slot_name', 'restore_command', 'recovery_end_command',
 			'archive_cleanup_command', 'archive_mode', 'archive_command', 'archive_library', 'synchronous_standby_names', 'wal_init_zero',
-			'wal_recycle', 'data_sync_retry', 'zero_damaged_pages', 'ignore_invalid_pages', 'ignore_checksum_failure',
+			'wal_recycle', 'data_sync_retry', 'zero_damaged_pages', 'ignore_invalid_pages', 'ignore_checksum_failure', 'max_slot_wal_keep_size',
 			'track_commit_timestamp', 'shared_memory_type', 'dynamic_shared_memory_type')
 		OR name ~ '^(neon|neon_.*)\.' OR name ~ '^(unix_socket|ssl|recovery_|krb_)';
 $$;
