@@ -159,7 +159,8 @@ ctl(join ';', q{SELECT neon_set_endpoint('main', 'suspend_timeout', '4 s')}, map
 # ---- sleep and wake
 wake();
 my $verifier = $c->sql('main', q{SELECT rolpassword FROM pg_authid WHERE rolname = 'alice'});
-ok(sleeps(), 'an endpoint that nobody uses sleeps');
+ok($c->poll('the endpoint sleeps', 120, sub { ctl('DELETE FROM neon_controller.console_sizes; SELECT neon_controller.console_refresh_sizes(NULL)'); row('wanted') eq 'suspended' && pid() == 0 }),
+	'an endpoint that nobody uses sleeps, though somebody looks at the console');
 is(ctl(q{SELECT secret FROM neon_controller.role_secrets s JOIN neon_controller.endpoints e USING (timeline) WHERE e.name = 'main' AND role = 'alice'}), $verifier,
 	'the verifiers of its roles are with the controller');
 ctl(q{SELECT neon_set_endpoint('main', 'suspend_timeout', '0')});
