@@ -353,8 +353,10 @@ branch_lsn(PsTimeline *parent, XLogRecPtr wanted)
 				 errmsg("cannot branch at %X/%08X, before the timeline's start at %X/%08X", LSN_FORMAT_ARGS(wanted),
 						LSN_FORMAT_ARGS(parent->start_lsn)),
 				 errhint("Branch from its ancestor instead.")));
+	/* behind a page's header there is nothing that would come */
+	wanted = align_lsn(wanted, parent->wal_segment_bytes);
 	ps_timeline_wait_lsn(parent, wanted);
-	return Max(align_lsn(wanted, parent->wal_segment_bytes), parent->start_lsn);
+	return Max(wanted, parent->start_lsn);
 }
 
 static void

@@ -234,10 +234,11 @@ release_dropped(PsTimeline *tl)
 	char		path[MAXPGPATH];
 	struct stat st;
 
+	/* The files first: a timeline of the same id may be made as soon as the slot is free, with files of the same names. */
 	ps_timeline_directory(tl, path, sizeof(path));
-	ps_slot_release(tl);
 	if (stat(path, &st) == 0 && !rmtree(path, true))
 		ereport(WARNING, (errmsg("could not remove directory \"%s\"", path)));
+	ps_slot_release(tl);
 }
 
 /* true when the timeline has more to be flushed. */
@@ -292,27 +293,39 @@ serve_slot_safely(int slot, TimestampTz now)
 	return more;
 }
 
-/* When memory is short, the largest open layer goes first. */
-static void
-freeze_largest(void)
+/* The largest open layer of fewer segments than `below`. */
+static PsTimeline *
+largest_open_layer(uint32 below, uint32 *segments)
 {
 	PsTimeline *largest = NULL;
-	uint32		segments = 0;
 
+	*segments = 0;
 	for (int slot = 0; slot < ps_max_timelines; slot++)
 	{
 		PsTimeline *tl = &ps_timelines[slot];
 		int			layer = tl->open_layer;
 
 		if (tl->state == PS_TIMELINE_ACTIVE && layer != PS_NO_LAYER && tl->nfrozen < PS_MAX_FROZEN &&
-			ps_mem_layers[layer].nsegments > segments)
+			ps_mem_layers[layer].nsegments > *segments && ps_mem_layers[layer].nsegments < below)
 		{
 			largest = tl;
-			segments = ps_mem_layers[layer].nsegments;
+			*segments = ps_mem_layers[layer].nsegments;
 		}
 	}
-	if (largest)
-		(void) ps_freeze(largest);
+	return largest;
+}
+
+/*
+ * When memory is short, the largest open layer goes first.  One whose writer is in the middle of a record may itself be waiting for the memory
+ * that others free: it is not waited for.
+ */
+static void
+freeze_largest(void)
+{
+	uint32		segments = PG_UINT32_MAX;
+	PsTimeline *tl;
+
+	while ((tl = largest_open_layer(segments, &segments)) != NULL && !ps_freeze_unless_busy(tl));
 }
 
 /* Bytes that are on their way out count as freed already, else every layer would be frozen at the first shortage. */

@@ -48,11 +48,15 @@ ps_aux_file_value(const char *path, const void *content, uint32 content_len, uin
 void
 ps_ingest_logicalmsg(PsIngest *ing)
 {
-	const xl_logical_message *msg = (const xl_logical_message *) ps_ingest_main_data(ing, SizeOfLogicalMessage);
-	uint64		room = ing->parsed.main_len - SizeOfLogicalMessage;
+	xl_logical_message msg;
+	uint64		room = ing->parsed.main_len;
 
-	if (msg->prefix_size == 0 || msg->prefix_size > room || msg->message_size > room - msg->prefix_size ||
-		msg->message[msg->prefix_size - 1] != '\0')
+	/* not ps_ingest_main_data(), which might copy a gigabyte */
+	if (room < SizeOfLogicalMessage)
+		ps_ingest_corrupt(ing, "logical message is cut short");
+	memcpy(&msg, ing->parsed.main_data, SizeOfLogicalMessage);
+	room -= SizeOfLogicalMessage;
+	if (msg.prefix_size == 0 || msg.prefix_size > room || msg.message_size > room - msg.prefix_size)
 		ps_ingest_corrupt(ing, "logical message is cut short");
 }
 

@@ -13,6 +13,7 @@
 #include "access/xlogrecord.h"
 
 #include "ps_ingest.h"
+#include "ps_redo.h"
 
 #define CLOG_XACTS_PER_PAGE			(BLCKSZ * 4)	/* two bits each */
 #define OFFSETS_PER_PAGE			(BLCKSZ / sizeof(MultiXactOffset))
@@ -37,13 +38,45 @@ zero_page(PsIngest *ing, neon_slru_kind kind)
 	ps_ingest_put_image(ing, &key, zeros, BLCKSZ);
 }
 
+/*
+ * A record of a million subtransactions belongs to dozens of pages, and would be kept for each: what is kept of it is the pages.  They are made of
+ * what is committed, so begin_page_records() comes before anything of the record is put.
+ */
+static bool
+is_larger_than_pages(const PsIngest *ing)
+{
+	return ing->rec->len > BLCKSZ;
+}
+
+static void
+begin_page_records(PsIngest *ing)
+{
+	if (is_larger_than_pages(ing))
+		ps_ingest_commit(ing);
+}
+
+static void
+put_page_after(PsIngest *ing, const neon_key *key)
+{
+	PGAlignedBlock page;
+	const char *reason = "its page cannot be made";
+
+	ps_get_page(ing->tl, key, ps_timeline_last_record_lsn(ing->tl), page.data);
+	if (ps_redo_native(key, ing->rec->end, ing->rec->bytes, ing->rec->len, page.data, &reason) != PS_REDO_DONE)
+		ps_ingest_corrupt(ing, reason);
+	ps_ingest_put_image(ing, key, page.data, BLCKSZ);
+}
+
 static void
 put_page_record(PsIngest *ing, neon_slru_kind kind, uint32 pageno)
 {
 	neon_key	key = ps_slru_block_key(kind, pageno);
 
 	ps_ingest_extend(ing, NEON_KEY_SLRU_SIZE, kind, 0, key.rel, 0, key.blk);
-	ps_ingest_put_record(ing, &key, false);
+	if (is_larger_than_pages(ing))
+		put_page_after(ing, &key);
+	else
+		ps_ingest_put_record(ing, &key, false);
 }
 
 static void
@@ -126,6 +159,7 @@ ps_ingest_xid_status(PsIngest *ing, TransactionId xid, int nsubxids, const Trans
 	uint32	   *pages = MemoryContextAllocHuge(ing->record_context, (nsubxids + 1) * sizeof(uint32));
 	int			npages = 0;
 
+	begin_page_records(ing);
 	ps_ingest_note_xid(ing, xid);
 	pages[npages++] = xid / CLOG_XACTS_PER_PAGE;
 	for (int i = 0; i < nsubxids; i++)
@@ -224,6 +258,7 @@ create_multixact(PsIngest *ing)
 		ing->parsed.main_len < SizeOfMultiXactCreate + (uint64) create->nmembers * sizeof(MultiXactMember))
 		ps_ingest_corrupt(ing, "multixact record is too short for its members");
 
+	begin_page_records(ing);
 	put_offset_pages(ing, create->mid);
 	for (int i = 0; i < create->nmembers; i++, offset++)
 	{

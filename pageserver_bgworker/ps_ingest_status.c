@@ -71,7 +71,10 @@ ps_ingest_status_open(PsTimeline *tl)
 	if (pg_mkdir_p(directory, S_IRWXU) != 0)
 		ereport(ERROR, (errcode_for_file_access(), errmsg("could not create directory \"%s\": %m", directory)));
 	fd = OpenTransientFile(path, O_RDWR | O_CREAT | PG_BINARY);
-	if (fd < 0 || ftruncate(fd, sizeof(PsIngestStatus)) != 0)
+	/* room on the disk as well: a write to the mapping would have no error to return */
+	if (fd >= 0)
+		errno = posix_fallocate(fd, 0, sizeof(PsIngestStatus));
+	if (fd < 0 || errno != 0)
 		ereport(ERROR, (errcode_for_file_access(), errmsg("could not create file \"%s\": %m", path)));
 	st = mmap(NULL, sizeof(PsIngestStatus), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	CloseTransientFile(fd);

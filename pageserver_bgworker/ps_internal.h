@@ -224,6 +224,8 @@ extern bool ps_pool_scarce(void);	/* writers have to wait */
 extern uint32 ps_segment_take(void);	/* segment number; waits (bounded) for one */
 extern int	ps_layer_take(void);	/* descriptor, zeroed; PS_NO_LAYER when there is none */
 extern PGDLLEXPORT int	ps_freeze(PsTimeline *tl);	/* 1: froze something, 0: nothing to freeze, -1: the frozen list is full */
+extern bool ps_freeze_unless_busy(PsTimeline *tl);	/* froze something; not while it is being written */
+extern void ps_discard_uncommitted(PsTimeline *tl);
 extern void ps_mem_layer_free(int layer);	/* no longer reachable by readers */
 extern uint64 ps_mem_layer_bytes(const PsMemLayer *layer);
 

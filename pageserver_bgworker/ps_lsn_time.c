@@ -47,7 +47,13 @@ before_commit_after(PsTimeline *tl, TimestampTz at)
 	XLogRecPtr	best_commit = InvalidXLogRecPtr;
 	Seconds		seconds = {.n = 0};
 
-	ps_scan(tl, &from, &to, last, collect_second, &seconds);
+	/* There may be years of them behind the time: a little is looked at first. */
+	for (uint64 second = from_second, window = 60; seconds.n < SECONDS_LOOKED_AT && second <= PG_UINT32_MAX; second += window, window *= 16)
+	{
+		from.blk = (uint32) second;
+		to.blk = (uint32) Min(second + window - 1, PG_UINT32_MAX);
+		ps_scan(tl, &from, &to, last, collect_second, &seconds);
+	}
 	for (int i = 0; i < seconds.n; i++)
 	{
 		neon_key	key = ps_key(NEON_KEY_COMMIT_TIME, 0, 0, 0, 0, seconds.seconds[i]);

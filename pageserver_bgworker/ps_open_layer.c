@@ -370,18 +370,41 @@ ps_commit(PsTimeline *tl, XLogRecPtr last_record_lsn, XLogRecPtr prev_record_lsn
 }
 
 /*
+ * After an error of the writer: versions above last_record_lsn will be put again, in a layer that has room.  A layer that holds no others goes
+ * at once, another one is frozen, and loses them when it is flushed.  Otherwise every attempt would take memory that nobody gives back.
+ */
+void
+ps_discard_uncommitted(PsTimeline *tl)
+{
+	int			index;
+
+	LWLockAcquire(&tl->write_lock, LW_EXCLUSIVE);
+	LWLockAcquire(&tl->layers_lock, LW_EXCLUSIVE);
+	index = tl->open_layer;
+	if (index != PS_NO_LAYER && ps_mem_layers[index].start_lsn >= pg_atomic_read_u64(&tl->last_record_lsn))
+		tl->open_layer = PS_NO_LAYER;
+	else
+		index = PS_NO_LAYER;
+	LWLockRelease(&tl->layers_lock);
+	LWLockRelease(&tl->write_lock);
+	if (index != PS_NO_LAYER)
+		ps_mem_layer_free(index);
+	else
+		(void) ps_freeze(tl);
+}
+
+/*
  * Closes the open layer at last_record_lsn.  Without an open layer but with WAL that held nothing to store, a layer
  * without versions is frozen, so that disk_consistent_lsn follows.
  */
-int
-ps_freeze(PsTimeline *tl)
+static int
+freeze_locked(PsTimeline *tl)
 {
 	XLogRecPtr	last;
 	XLogRecPtr	start;
 	int			index;
 	int			result = 0;
 
-	LWLockAcquire(&tl->write_lock, LW_EXCLUSIVE);
 	LWLockAcquire(&tl->layers_lock, LW_EXCLUSIVE);
 	last = pg_atomic_read_u64(&tl->last_record_lsn);
 	index = tl->open_layer;
@@ -413,6 +436,19 @@ ps_freeze(PsTimeline *tl)
 	if (result != 0)
 		ps_wake_flush();
 	return result;
+}
+
+int
+ps_freeze(PsTimeline *tl)
+{
+	LWLockAcquire(&tl->write_lock, LW_EXCLUSIVE);
+	return freeze_locked(tl);
+}
+
+bool
+ps_freeze_unless_busy(PsTimeline *tl)
+{
+	return LWLockConditionalAcquire(&tl->write_lock, LW_EXCLUSIVE) && freeze_locked(tl) > 0;
 }
 
 void

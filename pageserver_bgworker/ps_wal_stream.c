@@ -69,6 +69,7 @@ struct PsWalStream
 	uint32		incarnation;
 	MemoryContext context;
 	MemoryContext batch_context;
+	MemoryContext list_context;	/* of safekeepers */
 	char	  **safekeepers;
 	int			nsafekeepers;
 	PsIngestStatus *status;
@@ -96,15 +97,19 @@ static void fail_link(PsWalStream *s, const char *what);
 static void
 read_safekeepers(PsWalStream *s)
 {
-	MemoryContext old = MemoryContextSwitchTo(s->context);
-	List	   *list = ps_timeline_safekeepers(s->tl);
+	MemoryContext old;
+	MemoryContext context = AllocSetContextCreate(s->context, "neon WAL stream safekeepers", ALLOCSET_SMALL_SIZES);
+	List	   *list;
 	ListCell   *lc;
 	int			n = 0;
 
+	old = MemoryContextSwitchTo(context);
+	list = ps_timeline_safekeepers(s->tl);
 	s->safekeepers = palloc(Max(list_length(list), 1) * sizeof(char *));
 	foreach(lc, list)
 		s->safekeepers[n++] = lfirst(lc);
 	s->nsafekeepers = n;
+	s->list_context = context;
 	MemoryContextSwitchTo(old);
 }
 
@@ -191,6 +196,7 @@ void
 ps_wal_stream_refresh(PsWalStream *s)
 {
 	char	   *current = s->nsafekeepers > 0 ? s->safekeepers[s->link.safekeeper] : NULL;
+	MemoryContext before = s->list_context;
 
 	read_safekeepers(s);
 	close_link(&s->probe);
@@ -205,6 +211,8 @@ ps_wal_stream_refresh(PsWalStream *s)
 		close_link(&s->link);
 		s->link.safekeeper = 0;
 	}
+
+	MemoryContextDelete(before);
 
 	/* resume_ingest() removes the status file; a new one has no quarantine. */
 	if (s->status->state == PS_INGEST_QUARANTINED)
@@ -650,6 +658,7 @@ recover(PsWalStream *s, ErrorData *edata, uint64 layer_errors)
 	close_link(&s->link);
 	close_link(&s->probe);
 	reset_ingest(s);
+	ps_discard_uncommitted(s->tl);
 	s->retry_at = GetCurrentTimestamp() + Min(MIN_RETRY_MS << Min(s->failures, 6), MAX_RETRY_MS) * INT64CONST(1000);
 	s->failures++;
 	if (s->nsafekeepers > 0)	/* what is damaged here may be whole elsewhere */

@@ -16,6 +16,7 @@
 #include "neon_wal_format.h"
 
 #define MIN_RECORD_BUFFER	(2 * NEON_XLOG_BLCKSZ)
+#define KEPT_RECORD_BUFFER	((size_t) 1024 * 1024)	/* that of a larger record goes with it */
 
 const char *
 neon_wal_status_text(neon_wal_status s)
@@ -305,6 +306,12 @@ neon_wal_reader_next(neon_wal_reader *r, neon_wal_record *rec)
 		r->rec_have = 0;
 		r->rec_need = 0;
 		r->delivered = false;
+		if (r->rec_cap > KEPT_RECORD_BUFFER)
+		{
+			r->realloc_fn(r->rec, 0, r->realloc_arg);
+			r->rec = NULL;
+			r->rec_cap = 0;
+		}
 	}
 	while (s == NEON_WAL_OK)
 	{
