@@ -130,11 +130,19 @@ wait_for_quorum(XLogRecPtr lsn)
 	}
 }
 
-/* Instead of SyncRepWaitForLSN.  Interrupts are held by the caller. */
+/*
+ * Instead of SyncRepWaitForLSN.  Interrupts are held by the caller.
+ *
+ * synchronous_commit = off is for ordinary commits.  Two-phase commands are durable when they return, whatever it says, as in the stock server,
+ * which flushes for them: here that is the quorum's business.  PREPARE and ROLLBACK PREPARED are no commits to the caller; COMMIT PREPARED runs in
+ * a transaction that has no id of its own, which one that commits always has.
+ */
 static void
 neon_wait_for_lsn(XLogRecPtr lsn, bool commit)
 {
-	if (synchronous_commit == SYNCHRONOUS_COMMIT_OFF || commit_lsn() >= lsn)
+	if (commit_lsn() >= lsn)
+		return;
+	if (synchronous_commit == SYNCHRONOUS_COMMIT_OFF && commit && TransactionIdIsValid(GetTopTransactionIdIfAny()))
 		return;
 	if (MyProc->pgprocno >= wp_shared->slots)
 		elog(PANIC, "process number %d is beyond the %u that may commit", MyProc->pgprocno, wp_shared->slots);

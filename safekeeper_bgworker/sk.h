@@ -31,6 +31,10 @@ extern char *sk_database;
 
 extern void sk_check_durable_settings(int elevel);
 
+/* Of a timeline that neither votes nor serves.  Empty, it must not vote before a majority of all has elected without it: its promises are gone. */
+#define SK_REJOIN_HINT	\
+	"Drop the timeline here; when its endpoint is started while a majority of the safekeepers is there besides this one, it joins as an empty one." 
+
 /* ---- the table of timelines (sk_shmem.c) ---- */
 typedef enum SkSlotState
 {

@@ -148,7 +148,7 @@ sk_catalog_find(const neon_id *tenant, const neon_id *timeline, SkTimelineRow *r
 			ereport(ERROR,
 					(errcode(ERRCODE_DATA_CORRUPTED),
 					 errmsg("the catalog row of timeline \"%s\" is damaged", column_text(SPI_tuptable->vals[0], 2)),
-					 errhint("Drop the timeline here and create it anew: this safekeeper then joins as an empty one.")));
+					 errhint(SK_REJOIN_HINT)));
 		MemoryContextSwitchTo(old);
 	}
 	SPI_finish();

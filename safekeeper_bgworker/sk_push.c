@@ -429,7 +429,7 @@ find_timeline(const neon_id *tenant, const neon_id *timeline, uint64 *generation
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the timeline neither votes nor serves: %s", slot->problem),
-				 errhint("Drop the timeline here and create it anew: this safekeeper then joins as an empty one.")));
+				 errhint(SK_REJOIN_HINT)));
 	return slot;
 }
 

@@ -526,7 +526,7 @@ sk_timeline_load(const SkTimelineRow *row)
 		ereport(WARNING,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("timeline %s neither votes nor serves: %s", timeline, problem),
-				 errhint("Drop the timeline here and create it anew: this safekeeper then joins as an empty one.")));
+				 errhint(SK_REJOIN_HINT)));
 	}
 	sk_slot_set_state(slot, problem ? SK_SLOT_BROKEN : SK_SLOT_ACTIVE);
 }

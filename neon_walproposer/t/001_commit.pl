@@ -57,7 +57,9 @@ ok(WalCluster::wait_for_waiter($compute, 'DO%(5)%'), 'the commit of a procedure 
 my $local = WalCluster::start_query($compute, "SET synchronous_commit = local", "INSERT INTO t VALUES (9)");
 ok(WalCluster::wait_for_waiter($compute, '%(9)'), 'synchronous_commit = local waits for the quorum, too');
 my $prepared = WalCluster::start_query($compute, "BEGIN; INSERT INTO tx VALUES (6); PREPARE TRANSACTION 'p'");
-ok(WalCluster::wait_for_waiter($compute, '%PREPARE%'), 'PREPARE TRANSACTION waits');
+ok(WalCluster::wait_for_waiter($compute, '%tx VALUES (6)%'), 'PREPARE TRANSACTION waits');
+my $prepared_off = WalCluster::start_query($compute, 'SET synchronous_commit = off', "BEGIN; INSERT INTO tx VALUES (7); PREPARE TRANSACTION 'q'");
+ok(WalCluster::wait_for_waiter($compute, '%tx VALUES (7)%'), '... also with synchronous_commit = off');
 
 # off is off
 $compute->safe_psql('postgres', 'SET synchronous_commit = off; INSERT INTO t VALUES (7)');
@@ -85,9 +87,15 @@ ok(WalCluster::finish_query($timed), 'the timed out commit ends well');
 like($timed->{err}, qr/WARNING:  this commit can no longer be cancelled/, '... its client was warned');
 ok(WalCluster::finish_query($local), 'the local commit ends well');
 ok(WalCluster::finish_query($prepared), 'PREPARE ends well');
+ok(WalCluster::finish_query($prepared_off), 'the other one too');
 ok(!WalCluster::finish_query($killed), 'the terminated session is gone');
 ok($compute->poll_query_until('postgres', "SELECT count(*) = 7 FROM t"), 'everything is visible: also what was terminated');
 $compute->safe_psql('postgres', "COMMIT PREPARED 'p'");
+$cluster->safekeeper(2)->stop('immediate');
+my $commit_prepared = WalCluster::start_query($compute, 'SET synchronous_commit = off', "COMMIT PREPARED 'q'");
+ok(WalCluster::wait_for_waiter($compute, 'COMMIT PREPARED%'), 'COMMIT PREPARED waits with synchronous_commit = off');
+$cluster->safekeeper(2)->start;
+ok(WalCluster::finish_query($commit_prepared), 'and ends well');
 
 # logical decoding does not run ahead of the quorum (rule 6)
 $compute->safe_psql('postgres', "SELECT pg_create_logical_replication_slot('s', 'test_decoding')");

@@ -48,6 +48,7 @@ BEGIN
 		PERFORM @extschema@.write_leftover('timeline', tl.id, tl.tenant, tl.pageserver || tl.safekeepers, NULL, op);
 		n := n + 1;
 	END LOOP;
+	DELETE FROM @extschema@.acceptors a WHERE a.timeline = ANY (timeline_ids);
 	IF n < array_length(timeline_ids, 1) THEN
 		RAISE EXCEPTION 'the branch was created by this transaction' USING ERRCODE = 'object_in_use', HINT = 'Commit first.';
 	END IF;

@@ -99,9 +99,18 @@ CREATE TABLE attachments (
 );
 COMMENT ON TABLE attachments IS 'generations of tenants on pageservers';
 
+-- Which safekeepers had a timeline when one of its computes was started: they may have voted, and acknowledged.  Written aside, before the start.
+CREATE TABLE acceptors (
+	timeline text,
+	safekeeper text,
+	PRIMARY KEY (timeline, safekeeper)
+);
+COMMENT ON TABLE acceptors IS 'safekeepers that had a timeline when a compute of it was started; one that does not know it any more has lost its disk';
+
 SELECT pg_catalog.pg_extension_config_dump('nodes', '');
 SELECT pg_catalog.pg_extension_config_dump('tenants', '');
 SELECT pg_catalog.pg_extension_config_dump('timelines', '');
 SELECT pg_catalog.pg_extension_config_dump('branches', '');
 SELECT pg_catalog.pg_extension_config_dump('endpoints', '');
 SELECT pg_catalog.pg_extension_config_dump('attachments', '');
+SELECT pg_catalog.pg_extension_config_dump('acceptors', '');

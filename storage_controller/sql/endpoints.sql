@@ -195,6 +195,7 @@ DECLARE
 	e @extschema@.endpoints := @extschema@.find_endpoint(tenant_id, endpoint);
 	tl @extschema@.timelines;
 	known jsonb;
+	have text[];
 	r jsonb;
 BEGIN
 	SELECT * INTO STRICT tl FROM @extschema@.timelines WHERE id = e.timeline;
@@ -214,9 +215,11 @@ BEGIN
 		END;
 	END IF;
 	IF r IS NULL THEN
-		IF NOT @extschema@.ensure_on_safekeepers(tl) THEN
+		have := @extschema@.ensure_on_safekeepers(tl);
+		IF cardinality(have) < cardinality(tl.safekeepers) THEN
 			known := NULL;
 		END IF;
+		PERFORM @extschema@.aside('SELECT @extschema@.note_acceptors($1, $2::text[])', tl.id, have::text);
 		r := @extschema@.start_on_host(e, tl);
 	END IF;
 	UPDATE @extschema@.endpoints x SET wanted = 'running', told = known, started_at = CASE WHEN (r ->> 'started')::bool THEN clock_timestamp() ELSE x.started_at END,

@@ -257,32 +257,68 @@ CREATE FUNCTION safekeepers_setting(tl timelines) RETURNS text LANGUAGE sql STAB
 $$;
 COMMENT ON FUNCTION safekeepers_setting(timelines) IS 'neon.safekeepers of a timeline''s computes';
 
--- The timeline on its safekeepers; a quorum must answer, one that is away is told at the endpoint's next start.  True: all have it.
-CREATE FUNCTION ensure_on_safekeepers(tl timelines) RETURNS bool LANGUAGE plpgsql AS $$
+CREATE FUNCTION note_acceptors(timeline_id text, names text[]) RETURNS void LANGUAGE sql AS $$
+	INSERT INTO @extschema@.acceptors SELECT timeline_id, n FROM unnest(names) n ON CONFLICT DO NOTHING;
+$$;
+COMMENT ON FUNCTION note_acceptors(text, text[]) IS 'these safekeepers have the timeline, and a compute of it will be started';
+
+CREATE FUNCTION create_on_safekeeper(sk text, tl timelines) RETURNS void LANGUAGE sql AS $$
+	SELECT @extschema@.on_node(sk, 'SELECT neon_safekeeper.create_timeline($1, $2, $3, $4, $5, $6)', tl.tenant, tl.id, tl.start_lsn::text, tl.system_id,
+		tl.wal_seg_size::text, (SELECT string_agg(n.node_id::text, ',' ORDER BY n.node_id) FROM @extschema@.nodes n WHERE n.name = ANY (tl.safekeepers)));
+$$;
+COMMENT ON FUNCTION create_on_safekeeper(text, timelines) IS 'have a safekeeper make a timeline, if it has not';
+
+-- One that has had it and knows it no more has lost what it acknowledged and what it promised: it must not be counted before the others, without it,
+-- have elected.  What was acknowledged is on a majority of them from then on, and no promise to an older proposer can matter.
+CREATE FUNCTION rejoin_safekeepers(tl timelines, lost text[]) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE w @extschema@.endpoints := @extschema@.writer_of(tl.id);
+BEGIN
+	IF w.name IS NOT NULL AND @extschema@.endpoint_pid(w) IS NOT NULL THEN
+		RETURN;		-- that would end it; it has its quorum
+	END IF;
+	PERFORM @extschema@.step('elect without those that have lost it', array_to_string(lost, ', '));
+	BEGIN
+		PERFORM @extschema@.elect(tl);
+	EXCEPTION WHEN connection_failure OR sqlclient_unable_to_establish_sqlconnection OR object_not_in_prerequisite_state THEN
+		RAISE EXCEPTION 'safekeeper "%" has lost a timeline, and the others are not enough without it', lost[1]
+			USING ERRCODE = 'NE002', DETAIL = SQLERRM, HINT = 'Start the other safekeepers: it is made anew when a majority of all is there besides it.';
+	END;
+	PERFORM @extschema@.create_on_safekeeper(l, tl) FROM unnest(lost) l;
+END $$;
+COMMENT ON FUNCTION rejoin_safekeepers(timelines, text[]) IS 'a timeline anew, and empty, on safekeepers that have lost it';
+
+-- The timeline on its safekeepers; a quorum must answer, one that is away is told at the endpoint's next start.  Returns those that have it.
+CREATE FUNCTION ensure_on_safekeepers(tl timelines) RETURNS text[] LANGUAGE plpgsql AS $$
 DECLARE
 	sk text;
-	ok int := 0;
+	have text[] := '{}';
+	lost text[] := '{}';
 	why text;
 	t @extschema@.tenants;
-	members text;
 BEGIN
 	SELECT * INTO STRICT t FROM @extschema@.tenants WHERE id = tl.tenant;
-	SELECT string_agg(node_id::text, ',' ORDER BY node_id) INTO members FROM @extschema@.nodes WHERE name = ANY (tl.safekeepers);
 	FOREACH sk IN ARRAY tl.safekeepers LOOP
 		BEGIN
 			PERFORM @extschema@.on_node(sk, 'SELECT neon_safekeeper.create_tenant($1, $2)', t.id, t.node_password);
-			PERFORM @extschema@.on_node(sk, 'SELECT neon_safekeeper.create_timeline($1, $2, $3, $4, $5, $6)',
-				tl.tenant, tl.id, tl.start_lsn::text, tl.system_id, tl.wal_seg_size::text, members);
-			ok := ok + 1;
+			IF EXISTS (SELECT FROM @extschema@.acceptors a WHERE a.timeline = tl.id AND a.safekeeper = sk)
+					AND NOT EXISTS (SELECT FROM @extschema@.on_node(sk, 'SELECT 1 FROM neon_safekeeper.timeline WHERE tenant = $1 AND timeline = $2', tl.tenant, tl.id)) THEN
+				lost := lost || sk;
+				CONTINUE;
+			END IF;
+			PERFORM @extschema@.create_on_safekeeper(sk, tl);
+			have := have || sk;
 		EXCEPTION WHEN connection_exception OR sqlclient_unable_to_establish_sqlconnection OR connection_failure
 				OR cannot_connect_now OR admin_shutdown OR crash_shutdown THEN
 			why := format('%s: %s', sk, SQLERRM);
 		END;
 	END LOOP;
-	IF ok <= array_length(tl.safekeepers, 1) / 2 THEN
-		RAISE EXCEPTION 'only % of % safekeepers can be reached', ok, array_length(tl.safekeepers, 1)
-			USING ERRCODE = 'NE002', DETAIL = why, HINT = 'Start the safekeepers and try again.';
+	IF cardinality(have) <= cardinality(tl.safekeepers) / 2 THEN
+		RAISE EXCEPTION 'only % of % safekeepers can be reached', cardinality(have), cardinality(tl.safekeepers)
+			USING ERRCODE = 'NE002', DETAIL = concat_ws('; ', why, (SELECT string_agg(l || ' has lost the timeline', '; ') FROM unnest(lost) l)),
+			HINT = 'Start the safekeepers and try again.';
+	ELSIF cardinality(lost) > 0 THEN
+		PERFORM @extschema@.rejoin_safekeepers(tl, lost);
 	END IF;
-	RETURN ok = array_length(tl.safekeepers, 1);
+	RETURN have;
 END $$;
-COMMENT ON FUNCTION ensure_on_safekeepers(timelines) IS 'make a timeline on its safekeepers, a quorum at least; whether all have it';
+COMMENT ON FUNCTION ensure_on_safekeepers(timelines) IS 'make a timeline on its safekeepers, a quorum at least; those that had it before or have it now';

@@ -1,12 +1,21 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- ---------------------------------------------------------------- timelines on the nodes
 
+-- Ends a writer that runs.
+CREATE FUNCTION elect(tl timelines) RETURNS pg_lsn LANGUAGE plpgsql AS $$
+DECLARE c text;
+BEGIN
+	SELECT n.name INTO STRICT c FROM @extschema@.nodes n WHERE n.role = 'compute' ORDER BY n.state LIKE '%offline', n.node_id LIMIT 1;
+	RETURN (SELECT (r ->> 'lsn')::pg_lsn FROM @extschema@.on_node(c,
+		'SELECT lsn FROM neon_compute_tools.sync_safekeepers($1, $2, $3, $4, $5, $6, 30000)',
+		tl.tenant, tl.id, @extschema@.safekeepers_setting(tl), tl.start_lsn::text, tl.system_id, tl.wal_seg_size::text) r);
+END $$;
+COMMENT ON FUNCTION elect(timelines) IS 'elect on a timeline''s safekeepers; the end of the quorum''s log';
+
 -- End of everything that is committed on a timeline at this moment.
 CREATE FUNCTION current_lsn(tl timelines) RETURNS pg_lsn LANGUAGE plpgsql AS $$
 DECLARE
 	e @extschema@.endpoints;
-	c text;
-	lsn pg_lsn;
 	none_is_made bool := false;		-- no endpoint is created while we hold the tenant
 	locked bool := false;			-- the endpoint there is neither started nor stopped
 	give_up timestamptz;
@@ -42,12 +51,8 @@ BEGIN
 	END LOOP;
 	-- nobody writes: the end of the quorum's log
 	PERFORM @extschema@.step('find the end of the log');
-	SELECT n.name INTO STRICT c FROM @extschema@.nodes n WHERE n.role = 'compute' ORDER BY n.state LIKE '%offline', n.node_id LIMIT 1;
 	PERFORM @extschema@.ensure_on_safekeepers(tl);
-	SELECT (r ->> 'lsn')::pg_lsn INTO STRICT lsn FROM @extschema@.on_node(c,
-		'SELECT lsn FROM neon_compute_tools.sync_safekeepers($1, $2, $3, $4, $5, $6, 30000)',
-		tl.tenant, tl.id, @extschema@.safekeepers_setting(tl), tl.start_lsn::text, tl.system_id, tl.wal_seg_size::text) r;
-	RETURN lsn;
+	RETURN @extschema@.elect(tl);
 END $$;
 COMMENT ON FUNCTION current_lsn(timelines) IS 'the end of everything that is committed on a timeline at this moment';
 
