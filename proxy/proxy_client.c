@@ -347,7 +347,7 @@ px_client_event(PxClient *c, uint32 events)
 		if (c->sock.out == NULL && c->server)
 			px_sock_watch(&c->server->sock, true);
 		else if (c->sock.out == NULL && c->state == PX_CL_IDLE)
-			px_sock_watch(&c->sock, true);
+			px_relay_resume(c);
 	}
 	if (!(events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
 		return;

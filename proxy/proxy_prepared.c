@@ -22,6 +22,7 @@
 
 #define BUCKETS			4096
 #define MAX_CLIENT_STATEMENTS 10000
+#define MAX_CLIENT_BYTES (16 * 1024 * 1024)	/* of their texts */
 #define NAME_FORMAT		"neon_px_" UINT64_FORMAT
 #define NO_STATEMENT	"neon_px_none"
 #define MAX_NAMES_BYTES	4096
@@ -38,6 +39,7 @@ struct PxPrepared
 {
 	uint32		n;
 	uint32		nbuckets;
+	size_t		bytes;			/* of the statements' texts */
 	Named	  **bucket;
 };
 
@@ -117,6 +119,7 @@ remove_named(PxPrepared *m, Named **at)
 
 	*at = n->next;
 	m->n--;
+	m->bytes -= n->st->len;
 	statement_release(n->st);
 	px_free(n);
 }
@@ -158,6 +161,7 @@ add_name(PxClient *c, const char *name, PxStatement *st)
 	n->next = m->bucket[n->hash & (m->nbuckets - 1)];
 	m->bucket[n->hash & (m->nbuckets - 1)] = n;
 	m->n++;
+	m->bytes += st->len;
 }
 
 void
@@ -323,8 +327,8 @@ parse(PxClient *c, PxOut *out, const px_head *head, const px_named *n, const uin
 		put_parse(s, out, old->st, PX_REQ_PARSE, 0);
 		return PX_PREP_DONE;
 	}
-	if (px_prepared_count(c) >= MAX_CLIENT_STATEMENTS)
-		return PX_PREP_BAD;
+	if (c->prepared && (c->prepared->n >= MAX_CLIENT_STATEMENTS || c->prepared->bytes + head->len > MAX_CLIENT_BYTES))
+		return PX_PREP_TOO_MANY;
 	st = statement_get(p + n->rest, head->len - n->rest);
 	add_name(c, n->statement, st);
 	if (has(s, st->id))

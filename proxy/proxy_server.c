@@ -490,7 +490,7 @@ px_server_event(PxServer *s, uint32 events)
 			return;
 		}
 		if (s->sock.out == NULL && s->client)
-			px_sock_watch(&s->client->sock, true);
+			px_relay_resume(s->client);
 	}
 	if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
 	{

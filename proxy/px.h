@@ -449,6 +449,7 @@ typedef struct PxOut
 extern void px_out_begin(PxOut *out, PxSock *to);
 extern void px_out_add(PxOut *out, const void *data, size_t len);	/* data stays where it is until px_out_end */
 extern void px_out_copy(PxOut *out, const void *data, size_t len);
+extern bool px_out_full(PxOut *out);
 extern bool px_out_end(PxOut *out);
 
 /* ---- proxy_client.c ---- */
@@ -531,7 +532,8 @@ typedef enum PxPreparedResult
 	PX_PREP_PLAIN,				/* pass the message on as it is */
 	PX_PREP_DONE,				/* it was dealt with */
 	PX_PREP_MORE,				/* the whole message is needed */
-	PX_PREP_BAD,				/* malformed, or about a statement that does not exist: the client was told */
+	PX_PREP_BAD,				/* malformed */
+	PX_PREP_TOO_MANY
 } PxPreparedResult;
 extern PxPreparedResult px_prepared_client(PxClient *c, PxOut *out, const px_head *head, const uint8 *p, size_t have, uint32 *used);
 extern void px_prepared_free_client(PxClient *c);
