@@ -40,6 +40,7 @@ note_request(PxServer *s, uint8 type)
 				px_server_push(s, PX_REQ_SYNC, 0);
 				s->unsynced = false;
 			}
+			s->to_sync = false;
 			break;
 		case 'c':
 		case 'f':
@@ -126,6 +127,13 @@ pass_on(PxClient *c, PxOut *out, const px_head *head, const uint8 *p, size_t hav
 	PxServer   *s = c->server;
 	size_t		n = Min(head->len, have);
 
+	if (s->to_sync && head->type != 'S')
+	{
+		/* the server would not answer it, and what is never answered fills the queue */
+		c->drop_message = true;
+		c->skip = head->len;
+		return STEP_ON;
+	}
 	/* a short message about a statement can be a long one for the server */
 	if (s->queue_len >= PX_MAX_QUEUE - 4 || px_out_full(out))
 	{

@@ -100,6 +100,36 @@ own_query_done(Round *r)
 	return true;
 }
 
+/* The queue is shorter: a client that waits for that may go on. */
+static void
+answered(Round *r)
+{
+	if (r->s->client && r->s->client->blocked && r->s->queue_len < PX_MAX_QUEUE / 2)
+		r->resume = true;
+}
+
+/*
+ * An error in the extended protocol: what was sent up to the next Sync will not be answered.  (One that does not belong to it comes while
+ * nothing of it is at the front of the queue, and nothing is unsynced.)
+ */
+static void
+pass_over(Round *r)
+{
+	PxServer   *s = r->s;
+	PxRequest  *front;
+
+	while ((front = px_server_front(s)) != NULL && front->kind > PX_REQ_OWN)
+	{
+		PxRequest	q = *front;
+
+		px_server_pop(s);
+		px_prepared_failed(s, &q);
+	}
+	if (front == NULL && s->unsynced)
+		s->to_sync = true;
+	answered(r);
+}
+
 static bool
 ready_for_query(Round *r, const uint8 *p)
 {
@@ -122,8 +152,7 @@ ready_for_query(Round *r, const uint8 *p)
 		px_count(transactions_total);
 		s->pool->stats->value[PX_DB_TRANSACTIONS]++;
 	}
-	if (s->client && s->client->blocked && s->queue_len < PX_MAX_QUEUE / 2)
-		r->resume = true;
+	answered(r);
 	if (s->status == 'T' || s->status == 'E')
 		s->state_ms = px.now_ms;	/* idle in transaction since now */
 	if (s->status == 'I' && s->queue_len == 0 && !s->unsynced && s->pool->mode == PX_POOL_TRANSACTION && s->client && s->client->skip == 0)
@@ -166,9 +195,13 @@ server_error(Round *r, const uint8 *p, const px_head *head, bool own)
 	if (own)
 		s->own_failed = true;
 	else
+	{
 		forward(r, p, head->len);
+		pass_over(r);
+	}
 }
 
+/* The server gathers up to 8 kB of these before it sends them, of five bytes each: those of PX_MAX_QUEUE / 2 requests do not fit. */
 static void
 complete_of_extended(Round *r, const uint8 *p, const px_head *head)
 {
@@ -178,6 +211,7 @@ complete_of_extended(Round *r, const uint8 *p, const px_head *head)
 
 	if (kind > PX_REQ_OWN)
 		px_server_pop(r->s);
+	answered(r);
 	if (kind == PX_REQ_PARSE_OWN || kind == PX_REQ_CLOSE_OWN)
 		return;
 	if (kind == PX_REQ_CLOSE_AS_PARSE)

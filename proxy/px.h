@@ -246,6 +246,7 @@ typedef struct PxServer
 	uint32		skip;			/* rest of a message that is passed on, or dropped, unseen */
 	bool		skip_drop;
 	bool		unsynced;		/* extended messages were sent after the last Sync */
+	bool		to_sync;		/* after an error it passes over what comes until the Sync, which was not sent yet */
 	bool		copy_in;
 	bool		close_after;	/* not to be used again */
 	bool		quota;			/* counts in the shared table */

@@ -105,6 +105,48 @@ for my $mode (qw(simple extended prepared))
 }
 cmp_ok(counter('prepared_hits_total'), '>', 100, 'statements are found prepared');
 
+# ---- pipelines: what the proxy makes of them is bounded, and none of them stops for ever
+{
+	local $RawPg::TIMEOUT = 120;
+	my $client = sub { my ($ep) = @_; my $s = RawPg->connect(host => '127.0.0.1', port => $p->{port}, user => 'ann', password => 'secret', dbname => 'app',
+		startup => { options => "endpoint=$ep-1a2b3c4d" }); die $s->{error}{M} if $s->{error}; return $s };
+	my $memory_kb = sub { my $most = 0; for my $pid (map { (split /\|/)[1] } split /\n/, $p->console('SHOW WORKERS')) {
+		open my $f, '<', "/proc/$pid/status" or next; my ($kb) = join('', <$f>) =~ /^VmHWM:\s+(\d+)/m; $most = $kb if $kb > $most; } return $most };
+	my $sync = RawPg::framed('S', '');
+
+	# short messages about long statements that the server connection has no room for
+	$p->conf('proxy', 'neon_proxy.max_prepared_statements = 2');
+	$p->console('RELOAD');
+	until_true('two statements on a server connection', sub { $p->console('SHOW CONFIG') =~ /^max_prepared_statements\|2\|/m });
+	my $s = $client->('tx');
+	for my $name ('a' .. 'o') { $s->raw(RawPg::framed('P', "$name\0SELECT '" . $name x 1000000 . "'\0\0\0") . $sync); $s->finish; }
+	my $before = $memory_kb->();
+	$s->raw(join('', map { RawPg::framed('D', "S$_\0") } ('a' .. 'o') x 20) . $sync);
+	my ($described, $type) = (0, '');
+	while ((($type) = $s->message) && $type ne 'Z') { $described++ if $type eq 'T'; }
+	is($described, 300, 'many short messages about long statements are answered');
+	cmp_ok($memory_kb->() - $before, '<', 40000, 'and are not all made into long ones at once');
+	for my $last ([ p => 'none' ], [ q => '54000' ])
+	{
+		$s->raw(RawPg::framed('P', "$last->[0]\0SELECT '" . $last->[0] x 1000000 . "'\0\0\0") . $sync);
+		is($s->finish->{error}{C} // 'none', $last->[1], "the bytes of statements are limited: $last->[1]");
+	}
+	$p->conf('proxy', 'neon_proxy.max_prepared_statements = 200');
+	$p->console('RELOAD');
+	$s->close;
+
+	# more requests than are remembered, before the Sync
+	my $request = sub { my ($sql) = @_; return RawPg::framed('P', "\0$sql\0\0\0") . RawPg::framed('B', "\0\0\0\0\0\0\0\0") . RawPg::framed('E', "\0\0\0\0\0") };
+	$s = $client->('tx');
+	$s->raw(join('', map { $request->("SELECT $_") } 1 .. 6000) . $sync);
+	is(scalar(@{ $s->finish->{rows} }), 6000, '6000 requests before one Sync');
+	$s->raw($request->('SELECT 1/0') . join('', map { $request->("SELECT $_") } 1 .. 6000) . $sync);
+	my $r = $s->finish;
+	is(($r->{error}{C} // '') . scalar(@{ $r->{rows} }), '220120', 'and 6000 behind one that fails');
+	is($s->query('SELECT 52')->{rows}[0][0], '52', 'the session goes on');
+	$s->close;
+}
+
 # ---- COPY, large rows, errors in the middle
 good($tx, [ 'CREATE TABLE c (a int)', q{COPY c FROM PROGRAM 'seq 1 50000'}, q{SELECT count(*) FROM c} ], '50000', 'COPY on the server');
 run [ 'psql', '-X', '-q', '-A', '-t', $uri->('tx'), '-c', q{\copy c FROM PROGRAM 'seq 1 200000'}, '-c', 'SELECT count(*) FROM c', '-c', q{\copy c TO PROGRAM 'wc -l'} ], '>', \$o, '2>', \$e, timeout(180);
