@@ -271,7 +271,7 @@ reusable(PxServer *s)
 {
 	PxPool	   *p = s->pool;
 
-	return !s->close_after && !p->dedicated && s->status == 'I' && s->queue_len == 0 && !s->unsynced && !s->copy_in && s->skip == 0 && s->in == NULL &&
+	return !s->close_after && !p->dedicated && s->status == 'I' && s->queue_len == 0 && !s->unsynced && !s->copy_in && !s->uncertain && s->skip == 0 && s->in == NULL &&
 		s->sock.out == NULL && s->generation == px_reconnect_generation && px.now_ms - s->created_ms < px_server_lifetime_ms && !px.stopping;
 }
 

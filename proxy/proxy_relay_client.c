@@ -35,7 +35,9 @@ note_request(PxServer *s, uint8 type)
 			px_server_push(s, PX_REQ_QUERY, 0);
 			break;
 		case 'S':
-			if (!s->copy_in)	/* the server ignores it while it takes data */
+			if (s->copy_in)
+				s->uncertain = true;	/* the server ignores it, unless the COPY has failed meanwhile */
+			else
 			{
 				px_server_push(s, PX_REQ_SYNC, 0);
 				s->unsynced = false;
@@ -44,6 +46,8 @@ note_request(PxServer *s, uint8 type)
 			break;
 		case 'c':
 		case 'f':
+			if (!s->copy_in && s->queue_len > 0 && s->queue[(s->queue_head + s->queue_len - 1) & (s->queue_cap - 1)].kind != PX_REQ_COPY_END)
+				px_server_push(s, PX_REQ_COPY_END, 0);
 			s->copy_in = false;
 			break;
 		case 'd':

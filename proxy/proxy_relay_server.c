@@ -7,6 +7,9 @@
  * Invariant: a server connection is given back only when no request is in flight, nothing is unsynced, no COPY runs, both sides are
  * between two messages and the server said 'I'.
  *
+ * A Sync that comes while the server takes COPY data is ignored by it, and not if the COPY has failed; what the proxy sees of either may be late.  Then
+ * the connection is uncertain: a ReadyForQuery more may come.  Before it is given back an empty query is sent: when that is answered nothing is to come.
+ *
  * Backpressure: while the client has bytes that its kernel did not take, the server is not read.  Crash rule: a connection that is lost
  * with requests in flight ends its client, who does not know whether they ran; nothing is sent a second time.
  *
@@ -32,6 +35,14 @@ own_query(PxServer *s)
 	PxRequest  *r = px_server_front(s);
 
 	return r && r->kind == PX_REQ_OWN;
+}
+
+static bool
+is_mark(PxServer *s)
+{
+	PxRequest  *r = px_server_front(s);
+
+	return r && r->kind == PX_REQ_MARK;
 }
 
 static void
@@ -125,22 +136,65 @@ pass_over(Round *r)
 		px_server_pop(s);
 		px_prepared_failed(s, &q);
 	}
-	if (front == NULL && s->unsynced)
+	if (front == NULL && s->unsynced && !s->uncertain)
 		s->to_sync = true;
 	answered(r);
+}
+
+static void
+release_if_free(Round *r)
+{
+	static const uint8 empty_query[] = {'Q', 0, 0, 0, 5, 0};
+	PxServer   *s = r->s;
+
+	if (s->status != 'I' || s->queue_len > 0 || s->unsynced || s->client == NULL || s->client->skip > 0)
+		return;
+	if (s->uncertain && !s->pool->dedicated)
+	{
+		px_server_push(s, PX_REQ_MARK, 0);
+		px_sock_send(&s->sock, empty_query, sizeof(empty_query));
+	}
+	else if (s->pool->mode == PX_POOL_TRANSACTION)
+		s->release = true;
+}
+
+/* What was queued for a COPY that did not come. */
+static void
+forget_copy_end(PxServer *s)
+{
+	PxRequest  *front = px_server_front(s);
+
+	if (front == NULL || front->kind != PX_REQ_COPY_END)
+		return;
+	if (s->queue_len == 1 ? !s->unsynced : s->queue[(s->queue_head + 1) & (s->queue_cap - 1)].kind == PX_REQ_QUERY)
+		px_server_pop(s);
 }
 
 static bool
 ready_for_query(Round *r, const uint8 *p)
 {
 	PxServer   *s = r->s;
-	int			kind = take_request(s);
+	int			kind;
 
 	s->status = p[PX_HEAD_BYTES];
-	if (kind < 0)
+	if (is_mark(s) && !s->marked)
+	{
+		forward(r, p, 6);		/* of a Sync that the server did not ignore */
+		return true;
+	}
+	kind = take_request(s);
+	if (kind < 0 && !s->uncertain)
 		return false;
 	if (kind == PX_REQ_OWN)
 		return own_query_done(r);
+	if (kind == PX_REQ_MARK)
+	{
+		s->uncertain = s->marked = false;
+		answered(r);
+		release_if_free(r);
+		return true;
+	}
+	forget_copy_end(s);
 	forward(r, p, 6);
 	s->copy_in = false;
 	px_count(queries_total);
@@ -155,8 +209,7 @@ ready_for_query(Round *r, const uint8 *p)
 	answered(r);
 	if (s->status == 'T' || s->status == 'E')
 		s->state_ms = px.now_ms;	/* idle in transaction since now */
-	if (s->status == 'I' && s->queue_len == 0 && !s->unsynced && s->pool->mode == PX_POOL_TRANSACTION && s->client && s->client->skip == 0)
-		s->release = true;
+	release_if_free(r);
 	return true;
 }
 
@@ -194,6 +247,8 @@ server_error(Round *r, const uint8 *p, const px_head *head, bool own)
 		s->close_after = true;
 	if (own)
 		s->own_failed = true;
+	else if (is_mark(s) && !s->fatal)
+		s->marked = true;		/* it was cancelled; nothing of the client's is left that could fail */
 	else
 	{
 		forward(r, p, head->len);
@@ -206,9 +261,12 @@ static void
 complete_of_extended(Round *r, const uint8 *p, const px_head *head)
 {
 	static const uint8 parse_complete[] = {'1', 0, 0, 0, 4};
-	PxRequest  *front = px_server_front(r->s);
-	uint8		kind = front ? front->kind : PX_REQ_SYNC;
+	PxRequest  *front;
+	uint8		kind;
 
+	while ((front = px_server_front(r->s)) != NULL && front->kind == PX_REQ_COPY_END)
+		px_server_pop(r->s);
+	kind = front ? front->kind : PX_REQ_SYNC;
 	if (kind > PX_REQ_OWN)
 		px_server_pop(r->s);
 	answered(r);
@@ -220,18 +278,29 @@ complete_of_extended(Round *r, const uint8 *p, const px_head *head)
 		forward(r, p, head->len);
 }
 
+/* The server takes data; what was sent before it said so it reads as part of that, up to the end of the data. */
 static void
 copy_in(PxServer *s)
 {
 	PxRequest  *front = px_server_front(s);
+	bool		simple = front && front->kind == PX_REQ_QUERY;
+	PxRequest	query = simple ? *front : (PxRequest) {0};
 
 	s->copy_in = true;
-	if (front && front->kind == PX_REQ_SYNC)
+	if (simple)
+		px_server_pop(s);
+	while (s->copy_in && (front = px_server_front(s)) != NULL && (front->kind == PX_REQ_SYNC || front->kind == PX_REQ_COPY_END))
 	{
-		/* extended protocol: the Sync that was sent behind Execute is ignored by the server */
-		s->queue_len = 0;
-		s->unsynced = true;
+		if (front->kind == PX_REQ_SYNC)
+			s->uncertain = true;	/* it is ignored, unless the COPY fails before */
+		else
+			s->copy_in = false;
+		px_server_pop(s);
 	}
+	if (simple)
+		px_server_push_front(s, query);
+	else if (s->queue_len == 0)
+		s->unsynced = true;
 }
 
 static void
@@ -301,6 +370,8 @@ server_message(Round *r, const uint8 *p, const px_head *head, size_t n)
 		}
 	if (head->type == 'G' && !own)
 		copy_in(s);
+	if (head->type == 'I' && is_mark(s))
+		s->marked = own = true;
 	if (head->type == 'W')
 		s->close_after = true;	/* replication does not end in a state to go on from */
 	if (s->client == NULL && !own && head->type != 'N' && head->type != 'A' && !s->release && s->state != PX_SV_RESETTING)

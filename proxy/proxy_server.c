@@ -146,6 +146,15 @@ px_server_pop(PxServer *s)
 	s->queue_len--;
 }
 
+/* Back to where it was taken from. */
+void
+px_server_push_front(PxServer *s, PxRequest r)
+{
+	s->queue_head = (s->queue_head + s->queue_cap - 1) & (s->queue_cap - 1);
+	s->queue[s->queue_head] = r;
+	s->queue_len++;
+}
+
 /* A query of our own; its answer is swallowed. */
 bool
 px_server_query(PxServer *s, const char *sql)

@@ -201,7 +201,9 @@ typedef enum PxRequestKind
 {
 	PX_REQ_QUERY,				/* ends with ReadyForQuery */
 	PX_REQ_SYNC,				/* the same, of the extended protocol */
-	PX_REQ_OWN,					/* a query of the proxy: everything is swallowed */
+	PX_REQ_MARK,				/* an empty query of the proxy: what comes before its answer is the client's */
+	PX_REQ_OWN,					/* a query of the proxy: everything is swallowed; the last of those that end with ReadyForQuery */
+	PX_REQ_COPY_END,			/* CopyDone or CopyFail for a COPY that may begin; no answer */
 	PX_REQ_PARSE,				/* the client's ParseComplete */
 	PX_REQ_PARSE_OWN,			/* swallow ParseComplete */
 	PX_REQ_CLOSE,				/* the client's CloseComplete */
@@ -247,7 +249,9 @@ typedef struct PxServer
 	bool		skip_drop;
 	bool		unsynced;		/* extended messages were sent after the last Sync */
 	bool		to_sync;		/* after an error it passes over what comes until the Sync, which was not sent yet */
-	bool		copy_in;
+	bool		copy_in;		/* the server takes data, and its end was not sent */
+	bool		uncertain;		/* it may send a ReadyForQuery more than is in the queue: a Sync during COPY */
+	bool		marked;			/* the mark was answered: there is no such any more */
 	bool		close_after;	/* not to be used again */
 	bool		quota;			/* counts in the shared table */
 	bool		release;		/* at the end of this round */
@@ -523,6 +527,7 @@ extern void px_server_state(PxServer *s, PxServerState state);
 extern bool px_server_push(PxServer *s, PxRequestKind kind, uint64 statement);
 extern PxRequest *px_server_front(PxServer *s);
 extern void px_server_pop(PxServer *s);
+extern void px_server_push_front(PxServer *s, PxRequest r);
 extern bool px_server_query(PxServer *s, const char *sql);
 extern bool px_server_login_message(PxServer *s, const px_head *head, const uint8 *body);
 extern void px_server_failed(PxServer *s, const px_error *error, bool definite);

@@ -147,6 +147,68 @@ cmp_ok(counter('prepared_hits_total'), '>', 100, 'statements are found prepared'
 	$s->close;
 }
 
+# ---- COPY and Sync: whatever comes when, nobody gets what is another's
+{
+	local $RawPg::TIMEOUT = 120;
+	my $client = sub { my $s = RawPg->connect(host => '127.0.0.1', port => $p->{port}, user => 'ann', password => 'secret', dbname => 'app',
+		startup => { options => 'endpoint=one-1a2b3c4d' }); die $s->{error}{M} if $s->{error}; return $s };
+	my $value = sub { my ($r) = @_; return $r->{error} ? $r->{error}{C} : ($r->{rows}[0] // ['none'])->[0] };
+	my ($sync, $done, $row) = (RawPg::framed('S', ''), RawPg::framed('c', ''), RawPg::framed('d', "7\n"));
+	my $copy = RawPg::framed('Q', "COPY slow FROM STDIN\0");
+	my $extended = RawPg::framed('P', "\0COPY slow FROM STDIN\0\0\0") . RawPg::framed('B', "\0\0\0\0\0\0\0\0") . RawPg::framed('E', "\0\0\0\0\0");
+	my $sent = sub { my ($s, $bytes) = @_; my $before = counter('client_bytes_total'); $s->raw($bytes);
+		until_true('that is with the proxy', sub { counter('client_bytes_total') >= $before + length $bytes }) };
+	my $answered = sub { my ($s, $n) = @_; return join ' ', map { my $r = $s->finish; $r->{error} ? $r->{error}{C} : $r->{open} ? 'ready' : 'closed' } 1 .. $n };
+	my $until = sub { my ($s, $wanted) = @_; while (my ($type) = $s->message) { return 1 if $type eq $wanted } return 0 };
+	$p->admin('CREATE TABLE slow (a int); CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock(77); RETURN NULL; END $$;
+		CREATE CONSTRAINT TRIGGER t AFTER INSERT ON slow DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait();
+		CREATE FUNCTION never() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION SQLSTATE \'P0077\'; END $$', 'app');
+	# two clients of one worker: what a key says first
+	my $one = $client->();
+	my ($two, @more);
+	for (1 .. 40) { $two = $client->(); last if $two->{pid} >> 24 == $one->{pid} >> 24; push @more, $two; }
+	$_->close for @more;
+	my $lock = RawPg->connect(host => '127.0.0.1', port => $p->{server_port}, user => 'ann', password => 'secret', dbname => 'app');
+
+	# the end of the data went before the server took it; the Sync comes while the COPY is finishing
+	$lock->query('SELECT pg_advisory_lock(77)');
+	$one->raw($copy . $row . $done);
+	ok($until->($one, 'G'), 'a COPY that is sent at once');
+	$sent->($one, $sync);
+	$sent->($two, RawPg::framed('Q', "SELECT 41\0"));
+	$lock->query('SELECT pg_advisory_unlock(77)');
+	is($answered->($one, 2), 'ready ready', 'a Sync behind it is answered');
+	is($value->($two->finish), '41', 'and the next client has its own answer');
+
+	# a Sync that the server ignores, and one that it does not, which only the server knows
+	for my $data ([ "7\n", 'ready' ], [ "x\n", '22P02 ready' ])
+	{
+		my $pid = $value->($one->query('SELECT pg_backend_pid()'));
+		$one->raw($copy);
+		ok($until->($one, 'G'), 'a COPY');
+		system(ProxyRig::as_pg('kill', '-STOP', $pid)) == 0 or die "cannot stop $pid";
+		$sent->($one, RawPg::framed('d', $data->[0]) . $sync . $done);
+		$sent->($two, RawPg::framed('Q', "SELECT 42\0"));
+		system(ProxyRig::as_pg('kill', '-CONT', $pid)) == 0 or die "cannot continue $pid";
+		is($answered->($one, scalar(() = $data->[1] =~ /\w+/g)), $data->[1], "a Sync in the middle of it: $data->[1]");
+		is($value->($two->finish), '42', 'the next client has its own answer');
+		is($value->($one->query('SELECT pg_backend_pid()')), $pid, 'from the same server connection');
+	}
+
+	# the extended protocol, all at once
+	$one->raw($extended . $row . $done . $sync);
+	is($answered->($one, 1) . $value->($one->query('SELECT 43')), 'ready43', 'a pipelined COPY');
+	$one->raw($extended . $sync . $row . $done . $sync);
+	is($answered->($one, 1) . $value->($one->query('SELECT 44')), 'ready44', 'with a Sync before the data, which is ignored');
+	$one->raw($extended . RawPg::framed('d', "x\n") . $done . $sync);
+	is($answered->($one, 1) . $value->($one->query('SELECT 45')), '22P0245', 'one that fails');
+	$p->admin('CREATE TRIGGER n BEFORE INSERT ON slow FOR EACH STATEMENT EXECUTE FUNCTION never()', 'app');
+	$one->raw($extended . $sync . $row . $done . $sync);
+	is($answered->($one, 2) . $value->($one->query('SELECT 46')), 'P0077 ready46', 'one that fails before its Sync, which is answered');
+	is($value->($two->query('SELECT 47')), '47', 'and nothing is left for the next client');
+	$_->close for $one, $two, $lock;
+}
+
 # ---- COPY, large rows, errors in the middle
 good($tx, [ 'CREATE TABLE c (a int)', q{COPY c FROM PROGRAM 'seq 1 50000'}, q{SELECT count(*) FROM c} ], '50000', 'COPY on the server');
 run [ 'psql', '-X', '-q', '-A', '-t', $uri->('tx'), '-c', q{\copy c FROM PROGRAM 'seq 1 200000'}, '-c', 'SELECT count(*) FROM c', '-c', q{\copy c TO PROGRAM 'wc -l'} ], '>', \$o, '2>', \$e, timeout(180);
