@@ -85,7 +85,11 @@ px_server_close(PxServer *s)
 	px_free(s->queue);
 	px_free(s->scram);
 	px_free(s->welcome);
-	px_quota_give(PX_QUOTA_POOL, p->quota_key);
+	if (s->quota)
+	{
+		px_quota_give(PX_QUOTA_POOL, p->quota_key);
+		p->ncounted--;
+	}
 	p->nservers--;
 	p->used_ms = px.now_ms;
 	px_uncount(servers);
@@ -197,9 +201,9 @@ find_address(PxServer *s)
 	return true;
 }
 
-/* One of the shared count was taken for it.  NULL: it failed at once, and the pool was told. */
+/* One of the shared count was taken for it, if `counted`.  NULL: it failed at once, and the pool was told. */
 PxServer *
-px_server_connect(PxPool *p)
+px_server_connect(PxPool *p, bool counted)
 {
 	PxServer   *s = px_alloc(sizeof(PxServer));
 	int			fd;
@@ -210,6 +214,8 @@ px_server_connect(PxPool *p)
 	s->sock.kind = PX_SOCK_SERVER;
 	s->created_ms = s->state_ms = px.now_ms;
 	s->generation = px_reconnect_generation;
+	s->quota = counted;
+	p->ncounted += counted;
 	dlist_push_tail(&p->starting, &s->node);
 	p->nstarting++;
 	p->nservers++;

@@ -141,7 +141,7 @@ give_back_all(int code, Datum arg)
 		give_back(&p->waiting);
 		give_back(&p->logins);
 		px_quota_want(p->quota_key, &p->told, &(PxWant) {0, 0, 0});
-		for (int n = p->nservers; n > 0; n--)
+		for (int n = p->ncounted; n > 0; n--)
 			px_quota_give(PX_QUOTA_POOL, p->quota_key);
 	}
 	for (int s = 0; s < PX_STAT_COUNT; s++)

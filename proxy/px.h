@@ -163,6 +163,7 @@ typedef struct PxPool
 	dlist_head	waiting;		/* PxClient: want a server connection, first come first served */
 	dlist_head	logins;			/* PxClient: logged in, want to know what the server says about itself */
 	int			nservers;
+	int			ncounted;		/* of them: in the shared table */
 	int			nstarting;
 	int			nwaiting;		/* clients in `waiting` */
 	int			nlogins;		/* clients in `logins` */
@@ -520,7 +521,7 @@ extern void px_db_stats_release(PxDbStats *d);
 extern void px_db_stats_tick(void);
 
 /* ---- proxy_server.c ---- */
-extern PxServer *px_server_connect(PxPool *p);
+extern PxServer *px_server_connect(PxPool *p, bool counted);
 extern void px_server_event(PxServer *s, uint32 events);
 extern void px_server_close(PxServer *s);
 extern void px_server_state(PxServer *s, PxServerState state);

@@ -10,6 +10,7 @@ use lib dirname(abs_path(__FILE__)) . '/../perl';
 use IO::Socket::INET;
 use IO::Socket::UNIX;
 use IPC::Run qw(run timeout);
+use Socket qw(AF_UNIX SOCK_STREAM pack_sockaddr_un);
 use Time::HiRes qw(sleep time);
 use Test::More;
 use ProxyRig;
@@ -330,6 +331,22 @@ for my $try (1 .. 6)
 		my (undef, undef, $e) = $p->psql($main, 'SELECT 1'); $e =~ /too many failed logins from this address.*HINT:/s });
 	$set->('max_address_failures', 0);
 	good($main, 'SELECT 1', '1', 'until the limit is off');
+}
+
+# ---- what anybody can make the proxy count, cancel requests of more addresses than it has room for, does not take the room of limits
+{
+	my $before = counter('cancels_refused_total');
+	for my $n (1 .. 60000)
+	{
+		socket(my $s, AF_UNIX, SOCK_STREAM, 0) or die "socket: $!";
+		connect($s, pack_sockaddr_un("$p->{tmp}/.s.PGSQL.$p->{port}")) or die "connect: $!";
+		syswrite $s, "\r\n\r\n\0\r\nQUIT\n\x21\x11" . pack('nNNnn', 12, 0x0a000000 + $n, 0x7f000001, 5432, 5432) . pack('NNNN', 16, 80877102, 0xffffffff, 1);
+	}
+	until_true('cancel requests of 60000 addresses', sub { counter('cancels_refused_total') >= $before + 60000 });
+	my @held = map { my $s = RawPg->connect(host => '127.0.0.1', port => $p->{port}, user => 'ann', password => 'secret', dbname => 'app', startup => { options => 'endpoint=few-1a2b3c4d' });
+		die $s->{error}{M} if $s->{error}; $s } 1, 2;
+	bad('options=endpoint=few-1a2b3c4d', qr/too many connections for this endpoint/, 'and clients of an endpoint are limited');
+	$_->close for @held;
 }
 
 # ---- hostile bytes before authentication
