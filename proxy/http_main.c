@@ -148,6 +148,7 @@ static void
 on_tick(uv_timer_t *handle)
 {
 	handle_flags();
+	ht_listen_tick();
 	ht_pg_tick();
 	px_jwt_tick();
 	ht_sql_tick();

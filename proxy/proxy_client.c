@@ -108,6 +108,8 @@ px_client_accept(PxSock *listener)
 		{
 			static int64 said_ms;
 
+			/* no file is free: the socket would call for it at once again */
+			listener->reading = errno != EMFILE && errno != ENFILE && errno != ENOBUFS && errno != ENOMEM;
 			if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED && px.now_ms - said_ms > 10000)
 			{
 				said_ms = px.now_ms;
