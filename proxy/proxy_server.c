@@ -346,7 +346,9 @@ authentication(PxServer *s, const uint8 *body, size_t len)
 	switch (code)
 	{
 		case 0:
-			return true;
+			ok = s->proved;
+			code = 12;
+			break;
 		case 10:
 			ok = scram_first(s, body + 4, len - 4);
 			break;
@@ -354,7 +356,7 @@ authentication(PxServer *s, const uint8 *body, size_t len)
 			ok = scram_final(s, body + 4, len - 4);
 			break;
 		case 12:
-			ok = s->scram && px_scram_client_check(s->scram, (const char *) body + 4, len - 4);
+			ok = s->proved = s->scram && px_scram_client_check(s->scram, (const char *) body + 4, len - 4);
 			break;
 		default:
 			ok = false;

@@ -256,6 +256,7 @@ typedef struct PxServer
 	bool		close_after;	/* not to be used again */
 	bool		quota;			/* counts in the shared table */
 	bool		release;		/* at the end of this round */
+	bool		proved;			/* it knows the role */
 	bool		checked;		/* timeline answer seen and right */
 	bool		fatal;			/* it said FATAL: its end is no surprise */
 	bool		own_failed;		/* a query of ours */
@@ -459,7 +460,7 @@ extern bool px_out_full(PxOut *out);
 extern bool px_out_end(PxOut *out);
 
 /* ---- proxy_client.c ---- */
-extern bool px_client_accept(PxSock *listener); /* whether there may be more */
+extern bool px_client_accept(PxSock *listener); /* whether there may be more; not reading: not before the next tick */
 extern void px_client_event(PxClient *c, uint32 events);
 extern void px_client_close(PxClient *c);
 extern void px_client_state(PxClient *c, PxClientState state);

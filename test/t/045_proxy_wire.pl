@@ -49,6 +49,21 @@ $p->admin(q{ALTER ROLE bob PASSWORD 'new'});
 bad(q{user=bob password='main-1a2b3c4d$bob\\'s' sslmode=require}, qr/password authentication failed/, 'an old password');
 good("user=bob password=new $main", 'SELECT 1', '1', 'the new one');
 
+# ---- an endpoint that lets everybody in has not proved that it is the role's
+$p->admin(q{CREATE ROLE carl LOGIN PASSWORD 'carl'});
+$p->hba("local all all trust\nhost ctl all 127.0.0.1/32 trust\nhost all carl 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n");
+$p->admin('SELECT pg_reload_conf()');
+until_true('a server that trusts', sub { system("psql -X -w -q -c '' 'host=127.0.0.1 port=$p->{server_port} user=carl dbname=app' 2>/dev/null") == 0 });
+bad("user=carl password=carl $main", qr/could not authenticate at the endpoint.*did not prove/s, 'an endpoint that does not ask for SCRAM');
+
+# ---- certificates that cannot be read anew stay in use
+rename "$p->{tmp}/certs", "$p->{tmp}/away" or die $!;
+$p->console('RELOAD');
+until_true('a reload without certificates', sub { 2 <= (() = `cat $p->{tmp}/proxy.log` =~ /Those that were loaded before stay in use/g) });
+good("$main sslmode=require", 'SELECT 1', '1', 'TLS goes on with those that were there');
+rename "$p->{tmp}/away", "$p->{tmp}/certs" or die $!;
+$p->console('RELOAD');
+
 # ---- pooling
 good($tx, [ 'CREATE TEMP TABLE x (a int)', 'SELECT 1' ], '1', 'a session over transactions');
 good($one, [ 'BEGIN', 'SELECT 7', 'COMMIT' ], '7', 'a transaction');
