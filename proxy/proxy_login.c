@@ -459,7 +459,8 @@ extra_parameters(PxClient *c, char *extra, size_t cap)
 
 		if (strcmp(p.name, "user") == 0 || strcmp(p.name, "database") == 0 || strcmp(p.name, "options") == 0)
 			continue;
-		if (var >= 0)
+		/* a connection for replication is not shared, and may take no SET */
+		if (var >= 0 && l->startup.replication == NULL)
 			px_vars_set(&c->vars, var, p.value);
 		else
 			pair[n++] = p;
