@@ -203,6 +203,7 @@ ready_for_query(Round *r, const uint8 *p)
 		s->client->queries++;
 	if (s->status == 'I')
 	{
+		px_server_forget(s);
 		px_count(transactions_total);
 		s->pool->stats->value[PX_DB_TRANSACTIONS]++;
 	}
@@ -232,6 +233,21 @@ parameter_status(Round *r, const uint8 *p, const px_head *head, bool own)
 		forward(r, p, head->len);
 }
 
+/* Whether an error says that the connection's prepared statements are not what they should be: another one will have them right. */
+static bool
+is_astray(PxServer *s, const char *sqlstate, const char *message)
+{
+	PxRequest  *front = px_server_front(s);
+
+	/* "cached plan must not change result type": a fresh connection has fresh plans */
+	if (strcmp(sqlstate, "0A000") == 0)
+		return true;
+	/* one of ours is missing; or is there already, though the client did not prepare it twice */
+	if (message == NULL || strstr(message, PX_STATEMENT_PREFIX) == NULL)
+		return false;
+	return strcmp(sqlstate, "26000") == 0 || (strcmp(sqlstate, "42P05") == 0 && !(front && front->kind == PX_REQ_PARSE && front->statement == 0));
+}
+
 static void
 server_error(Round *r, const uint8 *p, const px_head *head, bool own)
 {
@@ -242,8 +258,7 @@ server_error(Round *r, const uint8 *p, const px_head *head, bool own)
 	s->copy_in = false;
 	if (severity && (strcmp(severity, "FATAL") == 0 || strcmp(severity, "PANIC") == 0))
 		s->fatal = s->close_after = true;
-	/* "cached plan must not change result type": a fresh connection has fresh plans */
-	if (sqlstate && strcmp(sqlstate, "0A000") == 0 && s->statements)
+	if (sqlstate && s->statements && is_astray(s, sqlstate, px_error_field(p + PX_HEAD_BYTES, head->len - PX_HEAD_BYTES, 'M')))
 		s->close_after = true;
 	if (own)
 		s->own_failed = true;
@@ -310,17 +325,11 @@ command_complete(PxServer *s, const uint8 *p, const px_head *head)
 
 	if (p[head->len - 1] != 0)
 		return;
-	/* ALTER, CREATE, DROP: passwords may have changed */
+	/* ALTER, CREATE, DROP: passwords may have changed, for others when it is committed */
 	if ((tag[0] == 'A' || tag[0] == 'C' || tag[0] == 'D') && strstr(tag, " ROLE"))
-		px_admin_tell_all("FORGET", s->pool->endpoint->id);
-	if (s->statements == NULL)
-		return;
+		s->forget = true;
 	if (strcmp(tag, "DISCARD ALL") == 0 || strcmp(tag, "DEALLOCATE ALL") == 0)
-	{
-		px_prepared_free_server(s);
-		if (s->client)
-			px_prepared_forget_client(s->client);
-	}
+		px_prepared_discarded(s);
 }
 
 static bool

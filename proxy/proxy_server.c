@@ -55,6 +55,15 @@ px_server_state(PxServer *s, PxServerState state)
 		dlist_push_tail(&p->busy, &s->node);
 }
 
+/* What is known of its endpoint's roles, by all workers, if a transaction that changed some is over. */
+void
+px_server_forget(PxServer *s)
+{
+	if (s->forget)
+		px_admin_tell_all("FORGET", s->pool->endpoint->id);
+	s->forget = false;
+}
+
 void
 px_server_close(PxServer *s)
 {
@@ -77,6 +86,7 @@ px_server_close(PxServer *s)
 	if (s->status == 'I' && s->queue_len == 0 && s->sock.out == NULL && s->sock.fd >= 0)
 		send(s->sock.fd, terminate, sizeof(terminate), MSG_NOSIGNAL | MSG_DONTWAIT);
 	px_sock_close(&s->sock);
+	px_server_forget(s);
 	if (s->cancels > 0)
 		px_cancel_forget(s);
 	px_prepared_free_server(s);
@@ -133,7 +143,7 @@ px_server_push(PxServer *s, PxRequestKind kind, uint64 statement)
 		s->queue_cap = cap;
 		s->queue_head = 0;
 	}
-	s->queue[(s->queue_head + s->queue_len++) & (s->queue_cap - 1)] = (PxRequest) {kind, statement};
+	s->queue[(s->queue_head + s->queue_len++) & (s->queue_cap - 1)] = (PxRequest) {.kind = kind,.statement = statement};
 	return s->queue_len < PX_MAX_QUEUE;
 }
 
@@ -141,6 +151,12 @@ PxRequest *
 px_server_front(PxServer *s)
 {
 	return s->queue_len ? &s->queue[s->queue_head] : NULL;
+}
+
+PxRequest *
+px_server_back(PxServer *s)
+{
+	return s->queue_len ? &s->queue[(s->queue_head + s->queue_len - 1) & (s->queue_cap - 1)] : NULL;
 }
 
 void

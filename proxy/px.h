@@ -94,6 +94,7 @@ typedef struct PxEndpoint
 	bool		known;			/* an answer was had at some time */
 	bool		asking;
 	bool		waking;
+	bool		outdated;		/* invalidated since it was asked about */
 	int			users;			/* logins that point to it */
 } PxEndpoint;
 
@@ -108,6 +109,7 @@ typedef struct PxRole
 	bool		exists;
 	bool		known;
 	bool		asking;
+	bool		outdated;		/* invalidated since it was asked about */
 	int			users;			/* logins that point to it */
 	int64		fetched_ms;
 	/* the last password that was right, keyed hash of it: spares the iterations */
@@ -215,6 +217,8 @@ typedef enum PxRequestKind
 typedef struct PxRequest
 {
 	uint8		kind;
+	uint32		name_hash;
+	uint64		name;			/* the client's that it makes, by its number; 0: none */
 	uint64		statement;		/* id, where it is about one */
 } PxRequest;
 
@@ -254,6 +258,7 @@ typedef struct PxServer
 	bool		uncertain;		/* it may send a ReadyForQuery more than is in the queue: a Sync during COPY */
 	bool		marked;			/* the mark was answered: there is no such any more */
 	bool		close_after;	/* not to be used again */
+	bool		forget;			/* roles were changed in a transaction that is not over */
 	bool		quota;			/* counts in the shared table */
 	bool		release;		/* at the end of this round */
 	bool		proved;			/* it knows the role */
@@ -525,9 +530,11 @@ extern void px_db_stats_tick(void);
 extern PxServer *px_server_connect(PxPool *p, bool counted);
 extern void px_server_event(PxServer *s, uint32 events);
 extern void px_server_close(PxServer *s);
+extern void px_server_forget(PxServer *s);
 extern void px_server_state(PxServer *s, PxServerState state);
 extern bool px_server_push(PxServer *s, PxRequestKind kind, uint64 statement);
 extern PxRequest *px_server_front(PxServer *s);
+extern PxRequest *px_server_back(PxServer *s);
 extern void px_server_pop(PxServer *s);
 extern void px_server_push_front(PxServer *s, PxRequest r);
 extern bool px_server_query(PxServer *s, const char *sql);
@@ -535,6 +542,7 @@ extern bool px_server_login_message(PxServer *s, const px_head *head, const uint
 extern void px_server_failed(PxServer *s, const px_error *error, bool definite);
 
 /* ---- proxy_prepared.c ---- */
+#define PX_STATEMENT_PREFIX "neon_px_"	/* names of statements on server connections */
 typedef enum PxPreparedResult
 {
 	PX_PREP_PLAIN,				/* pass the message on as it is */
@@ -545,7 +553,7 @@ typedef enum PxPreparedResult
 } PxPreparedResult;
 extern PxPreparedResult px_prepared_client(PxClient *c, PxOut *out, const px_head *head, const uint8 *p, size_t have, uint32 *used);
 extern void px_prepared_free_client(PxClient *c);
-extern void px_prepared_forget_client(PxClient *c);
+extern void px_prepared_discarded(PxServer *s); /* DISCARD ALL was answered */
 extern void px_prepared_free_server(PxServer *s);
 extern void px_prepared_failed(PxServer *s, const PxRequest *r);
 extern int	px_prepared_count(const PxClient *c);

@@ -225,6 +225,63 @@ cmp_ok(counter('prepared_hits_total'), '>', 100, 'statements are found prepared'
 	$_->close for $one, $two, $lock;
 }
 
+# ---- a server connection whose statements are not what the proxy thinks does not stay so
+{
+	local $RawPg::TIMEOUT = 120;
+	my $client = sub { my $s = RawPg->connect(host => '127.0.0.1', port => $p->{port}, user => 'ann', password => 'secret', dbname => 'app',
+		startup => { options => 'endpoint=one-1a2b3c4d' }); die $s->{error}{M} if $s->{error}; return $s };
+	my $value = sub { my ($r) = @_; return $r->{error} ? $r->{error}{C} : ($r->{rows}[0] // ['none'])->[0] };
+	my $parse = sub { RawPg::framed('P', "$_[0]\0SELECT $_[1]\0\0\0") };
+	my $run = sub { RawPg::framed('B', "\0$_[0]\0\0\0\0\0\0\0") . RawPg::framed('E', "\0\0\0\0\0") . RawPg::framed('S', '') };
+	# two clients of one worker: what a key says first
+	my $one = $client->();
+	my ($two, @more);
+	for (1 .. 40) { $two = $client->(); last if $two->{pid} >> 24 == $one->{pid} >> 24; push @more, $two; }
+	$_->close for @more;
+	$one->raw($parse->('old', 61) . $run->('old'));
+	is($value->($one->finish), '61', 'a statement');
+	$one->raw(RawPg::framed('Q', "DISCARD ALL\0") . $parse->('new', 62) . $run->('new'));
+	is($value->($one->finish) . $value->($one->finish), 'none62', 'one that is prepared behind DISCARD ALL');
+	$one->raw($run->('new') . $run->('old'));
+	is($value->($one->finish) . $value->($one->finish), '6226000', 'is there, and the one before it is not');
+	$two->raw($parse->('x', 62) . $run->('x'));
+	is($value->($two->finish), '62', 'another client has it, too');
+	my $name = $value->($two->query(q{SELECT name FROM pg_prepared_statements WHERE statement = 'SELECT 62'}));
+	$two->query("DEALLOCATE $name");
+	$two->raw($run->('x'));
+	is($value->($two->finish), '26000', 'a statement that was deallocated behind the proxy\'s back');
+	$two->raw($run->('x'));
+	is($value->($two->finish), '62', 'is there again on another connection');
+	# two names for one text, of which one is not prepared
+	$two->raw($parse->('y', 63) . $run->('y') . RawPg::framed('P', "\0SELECT 1/0\0\0\0") . $run->('') =~ s/.{5}$//sr . $parse->('z', 63) . RawPg::framed('S', ''));
+	is($value->($two->finish) . $value->($two->finish), '6322012', 'a statement behind an error');
+	$two->raw($run->('y') . $run->('z'));
+	is($value->($two->finish) . $value->($two->finish), '6326000', 'does not take another of the same text with it');
+	$_->close for $one, $two;
+}
+
+# ---- a password that is changed in a transaction; what was asked in the middle of it is not remembered
+{
+	my $set = sub { my ($value) = @_; $p->conf('proxy', "neon_proxy.secret_ttl = $value"); $p->console('RELOAD');
+		until_true("secret_ttl is $value", sub { $p->console('SHOW CONFIG') =~ /^secret_ttl\|$value\|/m }) };
+	my $bob = "user=bob $main sslmode=disable";
+	my ($i, $out, $err) = ("BEGIN; ALTER ROLE bob PASSWORD 'newer'; SELECT 'changed';\n", '', '');
+	$set->('1h');
+	my $h = IPC::Run::start([ 'psql', '-X', '-A', '-t', $uri->('main') ], '<', \$i, '>', \$out, '2>', \$err, timeout(180));
+	$h->pump until $out =~ /changed/ || !$h->pumpable;
+	good("$bob password=new", 'SELECT 1', '1', 'the old password before the commit') for 1 .. 8;
+	$i .= "COMMIT;\n\\q\n";
+	$h->finish;
+	until_true('is refused after it', sub { ($p->psql("$bob password=new", 'SELECT 1'))[0] != 0 });
+	good("$bob password=newer", 'SELECT 1', '1', 'and the new one is good');
+	$set->('0');
+}
+
+# ---- replication: the connection is the client's own, and takes no SET
+$p->hba("local all all trust\nhost ctl all 127.0.0.1/32 trust\nhost replication all 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 scram-sha-256\n");
+$p->admin('SELECT pg_reload_conf()');
+until_true('a physical replication connection', sub { (($p->psql("$main replication=true application_name=mine", 'IDENTIFY_SYSTEM'))[1] // '') =~ /^\d{10,}\|1\|/ });
+
 # ---- COPY, large rows, errors in the middle
 good($tx, [ 'CREATE TABLE c (a int)', q{COPY c FROM PROGRAM 'seq 1 50000'}, q{SELECT count(*) FROM c} ], '50000', 'COPY on the server');
 run [ 'psql', '-X', '-q', '-A', '-t', $uri->('tx'), '-c', q{\copy c FROM PROGRAM 'seq 1 200000'}, '-c', 'SELECT count(*) FROM c', '-c', q{\copy c TO PROGRAM 'wc -l'} ], '>', \$o, '2>', \$e, timeout(180);
