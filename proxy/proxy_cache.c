@@ -443,7 +443,11 @@ set_role(PxRole *r, const char *value)
 	bool		exists = value != NULL && px_secret_parse(value, &fresh);
 
 	if (exists != r->exists || (exists && memcmp(&fresh, &r->secret, sizeof(fresh)) != 0))
+	{
 		r->has_password = false;
+		if (r->exists)
+			pg_atomic_fetch_add_u32(&px_shared->secrets_generation, 1);
+	}
 	r->exists = exists;
 	if (exists)
 		r->secret = fresh;

@@ -60,7 +60,10 @@ void
 px_server_forget(PxServer *s)
 {
 	if (s->forget)
+	{
+		pg_atomic_fetch_add_u32(&px_shared->secrets_generation, 1);
 		px_admin_tell_all("FORGET", s->pool->endpoint->id);
+	}
 	s->forget = false;
 }
 

@@ -57,6 +57,7 @@ startup_shmem(void)
 	if (!pg_strong_random(px_shared->secret, sizeof(px_shared->secret)))
 		ereport(FATAL, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("could not get random bytes for the proxy")));
 	SpinLockInit(&px_shared->quota_lock);
+	pg_atomic_init_u32(&px_shared->secrets_generation, 0);
 	for (int w = 0; w < PX_MAX_WORKERS; w++)
 	{
 		pg_atomic_init_u32(&px_shared->worker[w].pid, 0);

@@ -50,6 +50,7 @@ typedef struct PxShared
 {
 	uint8		secret[32];		/* random, of this start: fake salts, hash keys */
 	PxWorkerSlot worker[PX_MAX_WORKERS];
+	pg_atomic_uint32 secrets_generation;	/* raised when a role's secret may have changed: logins before that may be with an old one */
 	slock_t		quota_lock;
 	char		paused[PX_MAX_PAUSED][80];	/* endpoints, "*" is all; empty: free */
 	char		disabled[PX_MAX_PAUSED][80];	/* endpoints that nobody may log in to */
