@@ -49,6 +49,8 @@ typedef struct Held				/* a statement that a connection has */
 	dlist_node	lru;
 	struct Held *next;
 	uint64		id;
+	uint32		segment;		/* in which it was prepared last */
+	bool		proved;			/* the server said so */
 	bool		keep;			/* see px_prepared_discarded() */
 } Held;
 
@@ -323,32 +325,46 @@ hold(PxServer *s, PxOut *out, uint64 id)
 	}
 	h = px_alloc(sizeof(Held));
 	h->id = id;
+	h->segment = s->segment;
 	h->next = m->bucket[id % lengthof(m->bucket)];
 	m->bucket[id % lengthof(m->bucket)] = h;
 	dlist_push_tail(&m->lru, &h->lru);
 	m->n++;
 }
 
-static bool
+static Held *
 has(PxServer *s, uint64 id)
 {
 	Held	   *h = s->statements ? *find_held(s->statements, id) : NULL;
 
 	if (h == NULL)
-		return false;
+		return NULL;
 	dlist_delete(&h->lru);
 	dlist_push_tail(&s->statements->lru, &h->lru);
 	px_count(prepared_hits_total);
-	return true;
+	return h;
 }
 
-/* The connection has the statement, before what comes now. */
+/*
+ * The connection has the statement, before what comes now.  One that was sent in front of an earlier Sync, and not answered yet, may have been passed
+ * over because of an error there: it is sent again, after it was closed if it is there.
+ */
 static void
 provide(PxServer *s, PxOut *out, PxStatement *st)
 {
-	if (has(s, st->id))
+	Held	   *h = has(s, st->id);
+	char		name[32];
+
+	if (h && (h->proved || h->segment == s->segment))
 		return;
-	hold(s, out, st->id);
+	if (h)
+	{
+		snprintf(name, sizeof(name), NAME_FORMAT, st->id);
+		put_close(s, out, name, PX_REQ_CLOSE_OWN, st->id);
+		h->segment = s->segment;
+	}
+	else
+		hold(s, out, st->id);
 	put_parse(s, out, st, PX_REQ_PARSE_OWN, st->id);
 }
 
@@ -448,23 +464,37 @@ px_prepared_client(PxClient *c, PxOut *out, const px_head *head, const uint8 *p,
 	return rename_statement(c, out, head, &n, p, have, used, (*at)->st);
 }
 
+static Held **
+held_of(PxServer *s, const PxRequest *r)
+{
+	return s->statements && r->statement && r->kind != PX_REQ_CLOSE_AS_PARSE ? find_held(s->statements, r->statement) : NULL;
+}
+
+/* ParseComplete or CloseComplete came for it. */
+void
+px_prepared_answered(PxServer *s, const PxRequest *r)
+{
+	Held	  **h = held_of(s, r);
+
+	if (h && *h)
+		(*h)->proved = r->kind != PX_REQ_CLOSE_OWN;
+}
+
 /* A request that was not answered: an error came before it. */
 void
 px_prepared_failed(PxServer *s, const PxRequest *r)
 {
 	PxPrepared *m = s->client ? s->client->prepared : NULL;
+	Held	  **h = held_of(s, r);
 
 	if (r->kind == PX_REQ_CLOSE_OWN)
-		s->close_after = true;	/* it still has a statement that we think is gone */
-	if (r->statement == 0)
-		return;
-	if (r->kind != PX_REQ_CLOSE_AS_PARSE && s->statements)
 	{
-		Held	  **h = find_held(s->statements, r->statement);
-
-		if (*h)
-			drop_held(s->statements, h);
+		if (r->statement == 0)
+			s->close_after = true;	/* it still has a statement that we think is gone */
+		return;
 	}
+	if (h && *h && !(*h)->proved && (*h)->segment == r->segment)
+		drop_held(s->statements, h);
 	if (r->name == 0 || m == NULL)
 		return;
 	for (Named **at = &m->bucket[r->name_hash & (m->nbuckets - 1)]; *at; at = &(*at)->next)

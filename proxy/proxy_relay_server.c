@@ -283,7 +283,10 @@ complete_of_extended(Round *r, const uint8 *p, const px_head *head)
 		px_server_pop(r->s);
 	kind = front ? front->kind : PX_REQ_SYNC;
 	if (kind > PX_REQ_OWN)
+	{
+		px_prepared_answered(r->s, front);
 		px_server_pop(r->s);
+	}
 	answered(r);
 	if (kind == PX_REQ_PARSE_OWN || kind == PX_REQ_CLOSE_OWN)
 		return;

@@ -146,7 +146,9 @@ px_server_push(PxServer *s, PxRequestKind kind, uint64 statement)
 		s->queue_cap = cap;
 		s->queue_head = 0;
 	}
-	s->queue[(s->queue_head + s->queue_len++) & (s->queue_cap - 1)] = (PxRequest) {.kind = kind,.statement = statement};
+	s->queue[(s->queue_head + s->queue_len++) & (s->queue_cap - 1)] = (PxRequest) {.kind = kind,.segment = s->segment,.statement = statement};
+	if (kind == PX_REQ_QUERY || kind == PX_REQ_SYNC)
+		s->segment++;
 	return s->queue_len < PX_MAX_QUEUE;
 }
 

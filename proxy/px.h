@@ -217,6 +217,7 @@ typedef enum PxRequestKind
 typedef struct PxRequest
 {
 	uint8		kind;
+	uint32		segment;		/* what an error passes over: up to a Sync */
 	uint32		name_hash;
 	uint64		name;			/* the client's that it makes, by its number; 0: none */
 	uint64		statement;		/* id, where it is about one */
@@ -250,6 +251,7 @@ typedef struct PxServer
 	uint32		queue_cap;
 	uint32		queue_head;
 	uint32		queue_len;
+	uint32		segment;		/* of what is sent now */
 	uint32		skip;			/* rest of a message that is passed on, or dropped, unseen */
 	bool		skip_drop;
 	bool		unsynced;		/* extended messages were sent after the last Sync */
@@ -555,6 +557,7 @@ extern PxPreparedResult px_prepared_client(PxClient *c, PxOut *out, const px_hea
 extern void px_prepared_free_client(PxClient *c);
 extern void px_prepared_discarded(PxServer *s); /* DISCARD ALL was answered */
 extern void px_prepared_free_server(PxServer *s);
+extern void px_prepared_answered(PxServer *s, const PxRequest *r);
 extern void px_prepared_failed(PxServer *s, const PxRequest *r);
 extern int	px_prepared_count(const PxClient *c);
 

@@ -282,6 +282,24 @@ $p->hba("local all all trust\nhost ctl all 127.0.0.1/32 trust\nhost replication 
 $p->admin('SELECT pg_reload_conf()');
 until_true('a physical replication connection', sub { (($p->psql("$main replication=true application_name=mine", 'IDENTIFY_SYSTEM'))[1] // '') =~ /^\d{10,}\|1\|/ });
 
+# ---- a pipeline of several Syncs: what an error passes over is missed by nobody behind the next Sync
+{
+	local $RawPg::TIMEOUT = 120;
+	my $s = RawPg->connect(host => '127.0.0.1', port => $p->{port}, user => 'ann', password => 'secret', dbname => 'app', startup => { options => 'endpoint=one-1a2b3c4d' });
+	my $value = sub { my $r = $s->finish; return $r->{error} ? $r->{error}{C} : ($r->{rows}[0] // ['none'])->[0] };
+	my $run = sub { RawPg::framed('B', "\0$_[0]\0\0\0\0\0\0\0") . RawPg::framed('E', "\0\0\0\0\0") };
+	my $sync = RawPg::framed('S', '');
+	$s->raw(RawPg::framed('P', "kept\0SELECT 71\0\0\0") . $run->('kept') . $sync);
+	is($value->(), '71', 'a statement');
+	$p->console('RECONNECT one-1a2b3c4d');
+	until_true('its server connection is closed', sub { $p->console('SHOW SERVERS') !~ /\|one-1a2b3c4d\|/ });
+	$s->raw(RawPg::framed('P', "\0SELECT 1/0\0\0\0") . $run->('') . $run->('kept') . $sync . $run->('kept') . $sync . $run->('kept') . $run->('kept') . $sync);
+	is(join(' ', map { $value->() } 1 .. 3), '22012 71 71', 'is there behind the Sync after an error, on a connection that did not have it');
+	$s->raw($run->('kept') . RawPg::framed('P', "\0SELECT 1/0\0\0\0") . $run->('') . $sync . $run->('kept') . $sync . RawPg::framed('Q', "SELECT 72\0"));
+	is(join(' ', map { $value->() } 1 .. 3), '22012 71 72', 'and stays there');
+	$s->close;
+}
+
 # ---- COPY, large rows, errors in the middle
 good($tx, [ 'CREATE TABLE c (a int)', q{COPY c FROM PROGRAM 'seq 1 50000'}, q{SELECT count(*) FROM c} ], '50000', 'COPY on the server');
 run [ 'psql', '-X', '-q', '-A', '-t', $uri->('tx'), '-c', q{\copy c FROM PROGRAM 'seq 1 200000'}, '-c', 'SELECT count(*) FROM c', '-c', q{\copy c TO PROGRAM 'wc -l'} ], '>', \$o, '2>', \$e, timeout(180);
