@@ -8,7 +8,8 @@
  * Invariant: a request stands in the server's queue before its first byte is sent.
  *
  * Backpressure: while the server has bytes that its kernel did not take, the client is not read; what it had sent already is kept, up to
- * PX_MAX_SAVED_BYTES and a read more, and nothing of it is made into more for the server than px_out_full() allows.  Crash rule: nothing is kept for longer than the connection; a request without an answer may have run.
+ * PX_MAX_SAVED_BYTES and a read more, and nothing of it is made into more for the server than px_out_full() allows.
+ * Crash rule: nothing is kept for longer than the connection; a request without an answer may have run.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

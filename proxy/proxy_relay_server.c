@@ -8,7 +8,8 @@
  * between two messages and the server said 'I'.
  *
  * A Sync that comes while the server takes COPY data is ignored by it, and not if the COPY has failed; what the proxy sees of either may be late.  Then
- * the connection is uncertain: a ReadyForQuery more may come.  Before it is given back an empty query is sent: when that is answered nothing is to come.
+ * the connection is uncertain: a ReadyForQuery more may come.  Before it is given back a query is sent whose answer no client
+ * can bring about, since its column has a random name: when that comes nothing else is to come.
  *
  * Backpressure: while the client has bytes that its kernel did not take, the server is not read.  Crash rule: a connection that is lost
  * with requests in flight ends its client, who does not know whether they ran; nothing is sent a second time.
@@ -20,6 +21,8 @@
 #include "px.h"
 
 #define MAX_PARSED_BYTES	32768	/* messages of the server that are looked into */
+#define MARK_FORMAT			"neon_px_%016" INT64_MODIFIER "x"
+#define MARK_ANSWER_BYTES	(PX_HEAD_BYTES + 2 + 25 + 18)	/* the RowDescription of its one column */
 
 typedef struct Round
 {
@@ -34,7 +37,7 @@ own_query(PxServer *s)
 {
 	PxRequest  *r = px_server_front(s);
 
-	return r && r->kind == PX_REQ_OWN;
+	return r && (r->kind == PX_REQ_OWN || (r->kind == PX_REQ_MARK && s->marked));
 }
 
 static bool
@@ -142,18 +145,42 @@ pass_over(Round *r)
 }
 
 static void
+send_mark(PxServer *s)
+{
+	char		sql[64];
+	uint8		buf[80];
+	size_t		n;
+
+	if (!pg_strong_random(&s->mark, sizeof(s->mark)))
+	{
+		s->close_after = true;	/* it stays the client's until that leaves */
+		return;
+	}
+	n = snprintf(sql, sizeof(sql), "SELECT 1 AS \"" MARK_FORMAT "\"", s->mark) + 1;
+	n = px_put_message(buf, sizeof(buf), 'Q', sql, n);
+	px_server_push(s, PX_REQ_MARK, 0);
+	px_sock_send(&s->sock, buf, n);
+}
+
+/* RowDescription: the number of columns, the name of the first. */
+static bool
+answers_mark(PxServer *s, const uint8 *p)
+{
+	char		name[32];
+	int			n = snprintf(name, sizeof(name), MARK_FORMAT, s->mark);
+
+	return is_mark(s) && memcmp(p + PX_HEAD_BYTES + 2, name, n + 1) == 0;
+}
+
+static void
 release_if_free(Round *r)
 {
-	static const uint8 empty_query[] = {'Q', 0, 0, 0, 5, 0};
 	PxServer   *s = r->s;
 
 	if (s->status != 'I' || s->queue_len > 0 || s->unsynced || s->client == NULL || s->client->skip > 0)
 		return;
 	if (s->uncertain && !s->pool->dedicated)
-	{
-		px_server_push(s, PX_REQ_MARK, 0);
-		px_sock_send(&s->sock, empty_query, sizeof(empty_query));
-	}
+		send_mark(s);
 	else if (s->pool->mode == PX_POOL_TRANSACTION)
 		s->release = true;
 }
@@ -262,8 +289,6 @@ server_error(Round *r, const uint8 *p, const px_head *head, bool own)
 		s->close_after = true;
 	if (own)
 		s->own_failed = true;
-	else if (is_mark(s) && !s->fatal)
-		s->marked = true;		/* it was cancelled; nothing of the client's is left that could fail */
 	else
 	{
 		forward(r, p, head->len);
@@ -348,6 +373,8 @@ needs_all(const px_head *head)
 			return head->len <= MAX_PARSED_BYTES;
 		case 'C':
 			return head->len <= 32;
+		case 'T':
+			return head->len == MARK_ANSWER_BYTES;
 		default:
 			return false;
 	}
@@ -375,6 +402,10 @@ server_message(Round *r, const uint8 *p, const px_head *head, size_t n)
 			case '3':
 				complete_of_extended(r, p, head);
 				return true;
+			case 'T':
+				if (answers_mark(s, p))
+					s->marked = own = true;
+				break;
 			case 'C':
 				if (!own)
 					command_complete(s, p, head);
@@ -382,8 +413,6 @@ server_message(Round *r, const uint8 *p, const px_head *head, size_t n)
 		}
 	if (head->type == 'G' && !own)
 		copy_in(s);
-	if (head->type == 'I' && is_mark(s))
-		s->marked = own = true;
 	if (head->type == 'W')
 		s->close_after = true;	/* replication does not end in a state to go on from */
 	if (s->client == NULL && !own && head->type != 'N' && head->type != 'A' && !s->release && s->state != PX_SV_RESETTING)

@@ -204,7 +204,7 @@ typedef enum PxRequestKind
 {
 	PX_REQ_QUERY,				/* ends with ReadyForQuery */
 	PX_REQ_SYNC,				/* the same, of the extended protocol */
-	PX_REQ_MARK,				/* an empty query of the proxy: what comes before its answer is the client's */
+	PX_REQ_MARK,				/* a query of the proxy: what comes before its answer is the client's */
 	PX_REQ_OWN,					/* a query of the proxy: everything is swallowed; the last of those that end with ReadyForQuery */
 	PX_REQ_COPY_END,			/* CopyDone or CopyFail for a COPY that may begin; no answer */
 	PX_REQ_PARSE,				/* the client's ParseComplete */
@@ -258,7 +258,8 @@ typedef struct PxServer
 	bool		to_sync;		/* after an error it passes over what comes until the Sync, which was not sent yet */
 	bool		copy_in;		/* the server takes data, and its end was not sent */
 	bool		uncertain;		/* it may send a ReadyForQuery more than is in the queue: a Sync during COPY */
-	bool		marked;			/* the mark was answered: there is no such any more */
+	bool		marked;			/* the answer to the mark has begun: there is no such any more */
+	uint64		mark;			/* random: no query of the client is answered like it */
 	bool		close_after;	/* not to be used again */
 	bool		forget;			/* roles were changed in a transaction that is not over */
 	bool		quota;			/* counts in the shared table */
@@ -362,7 +363,7 @@ typedef struct PxClient
 	bool		address_quota;
 	bool		endpoint_quota;
 	bool		drop_message;	/* the rest of this message is for nobody */
-	bool		blocked;		/* too many requests in flight: `in` waits */
+	bool		blocked;		/* too many requests in flight, or bytes: `in` waits */
 	bool		to_sync;		/* a request was taken back: what comes until its Sync is dropped */
 	uint32		skip;			/* rest of a message that is passed on, or dropped, unseen */
 	int64		connected_ms;

@@ -197,13 +197,14 @@ cmp_ok(counter('prepared_hits_total'), '>', 100, 'statements are found prepared'
 	is($value->($two->finish), '41', 'and the next client has its own answer');
 
 	# a Sync that the server ignores, and one that it does not, which only the server knows
-	for my $data ([ "7\n", 'ready' ], [ "x\n", '22P02 ready' ])
+	for my $data ([ "7\n", 'ready', $done ], [ "x\n", '22P02 ready', $done ], [ "x\n", '22P02 ready ready', RawPg::framed('Q', "\0") ],
+		[ "x\n", '22P02 ready 22012', RawPg::framed('Q', "SELECT 1/0\0") ])
 	{
 		my $pid = $value->($one->query('SELECT pg_backend_pid()'));
 		$one->raw($copy);
 		ok($until->($one, 'G'), 'a COPY');
 		system(ProxyRig::as_pg('kill', '-STOP', $pid)) == 0 or die "cannot stop $pid";
-		$sent->($one, RawPg::framed('d', $data->[0]) . $sync . $done);
+		$sent->($one, RawPg::framed('d', $data->[0]) . $sync . $data->[2]);
 		$sent->($two, RawPg::framed('Q', "SELECT 42\0"));
 		system(ProxyRig::as_pg('kill', '-CONT', $pid)) == 0 or die "cannot continue $pid";
 		is($answered->($one, scalar(() = $data->[1] =~ /\w+/g)), $data->[1], "a Sync in the middle of it: $data->[1]");
@@ -392,6 +393,37 @@ for my $try (1 .. 6)
 	is($value->($setting->finish), 'Asia/Tokyo', 'and what came after it is answered');
 	is($value->($holder->query('SELECT pg_backend_pid()')), $pid, 'by the same server connection');
 	$_->close for $holder, $several, $setting, @more;
+}
+
+# ---- a cancel request that the server takes late, when its connection could be another's already
+{
+	local $RawPg::TIMEOUT = 120;
+	my $client = sub { my $s = RawPg->connect(host => '127.0.0.1', port => $p->{port}, user => 'ann', password => 'secret', dbname => 'app',
+		startup => { options => 'endpoint=one-1a2b3c4d', application_name => $_[0] }); die $s->{error}{M} if $s->{error}; return $s };
+	my $value = sub { my ($r) = @_; return $r->{error} ? $r->{error}{C} : ($r->{rows}[0] // ['none'])->[0] };
+	my $lock = RawPg->connect(host => '127.0.0.1', port => $p->{server_port}, user => 'ann', password => 'secret', dbname => 'app');
+	# two clients of one worker: what a key says first
+	my $one = $client->('one');
+	my ($two, @more);
+	for (1 .. 40) { $two = $client->('two'); last if $two->{pid} >> 24 == $one->{pid} >> 24; push @more, $two; }
+	$_->close for @more;
+	$lock->query("SELECT pg_advisory_lock($_)") for 78, 79;
+	$one->raw(RawPg::framed('Q', "SELECT pg_advisory_xact_lock(78)::text || 'one'\0"));
+	until_true('a query that takes its time', sub { $p->admin(q{SELECT count(*) FROM pg_locks WHERE NOT granted AND objid = 78}) == 1 });
+	my ($before, $cancels) = (counter('server_connects_total'), counter('cancels_total'));
+	my $postmaster = `head -1 $p->{tmp}/server/postmaster.pid`; chomp $postmaster;
+	system(ProxyRig::as_pg('kill', '-STOP', $postmaster)) == 0 or die "cannot stop $postmaster";
+	$one->cancel;
+	until_true('is cancelled', sub { counter('cancels_total') > $cancels });
+	$lock->query('SELECT pg_advisory_unlock(78)');
+	is($value->($one->finish), 'one', 'and ends before that is heard');
+	$two->raw(RawPg::framed('Q', "SELECT pg_advisory_xact_lock(79)::text || 'two'\0"));
+	until_true('the next one has a server connection, or waits for a new one', sub { $p->console('SHOW CLIENTS') =~ /^C\|ann\|app\|active\|.*\|two\|/m || counter('server_connects_total') > $before });
+	system(ProxyRig::as_pg('kill', '-CONT', $postmaster)) == 0 or die "cannot continue $postmaster";
+	until_true('it is at work', sub { $p->admin(q{SELECT count(*) FROM pg_locks WHERE NOT granted AND objid = 79}) == 1 });
+	$lock->query('SELECT pg_advisory_unlock(79)');
+	is($value->($two->finish), 'two', 'its query is not cancelled');
+	$_->close for $one, $two, $lock;
 }
 
 # ---- limits
