@@ -2,7 +2,8 @@
  * http_pool.c - which job gets which connection: a bounded pool, and a queue of jobs before it.
  *
  * Jobs wait in the order they came; one whose target has no room lets those for other targets pass.  A connection is given only to a job
- * with the same target, password included, and only for a while: then it is to log in again.  Idle connections of other targets make room when the whole pool is full.
+ * with the same target, password included, and only for a while: then it is to log in again.  Idle connections of other targets make room when
+ * the whole pool is full.
  *
  * Invariant: a submitted job either waits here or is the job of one connection.
  *
