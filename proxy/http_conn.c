@@ -104,6 +104,7 @@ hp_open(HpJob *job)
 	PQsetErrorVerbosity(c->pg, PQERRORS_VERBOSE);
 	memcpy(c->key, job->key, sizeof(c->key));
 	c->pooled = job->pooled;
+	c->secrets_generation = pg_atomic_read_u32(&px_shared->secrets_generation);
 	c->born_ms = c->since_ms = ht_now_ms();
 	c->state = CONN_CONNECTING;
 	c->next = hp_connections;

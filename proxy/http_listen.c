@@ -55,7 +55,12 @@ on_accept(uv_poll_t *handle, int status, int events)
 
 		adopt.fd.sockfd = accept4(listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 		if (adopt.fd.sockfd < 0)
+		{
+			/* no file is free: the socket would call for it at once again */
+			if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+				uv_poll_stop(handle);
 			return;
+		}
 		if (ht_worker.connections >= ht_max_connections)
 		{
 			refuse(adopt.fd.sockfd);
@@ -66,6 +71,15 @@ on_accept(uv_poll_t *handle, int status, int events)
 		ht_worker.connections++;	/* one that libwebsockets does not take is destroyed by it, which counts down */
 		lws_adopt_descriptor_vhost_via_info(&adopt);
 	}
+}
+
+/* Those that rested while no file was free. */
+void
+ht_listen_tick(void)
+{
+	for (int i = 0; i < listeners; i++)
+		if (!uv_is_active((uv_handle_t *) &listener[i]))
+			uv_poll_start(&listener[i], UV_READABLE, on_accept);
 }
 
 static void

@@ -44,7 +44,7 @@ int			ht_max_connections = 1000;
 int			ht_pool_size = 20;
 int			ht_pool_total = 200;
 int			ht_pool_idle_timeout_ms = MINUTE;
-int			ht_pool_lifetime_ms = 30 * MINUTE;
+int			ht_pool_lifetime_ms = MINUTE;
 int			ht_request_timeout_ms = 5 * MINUTE;
 
 HtWorker	ht_worker;
@@ -148,6 +148,7 @@ static void
 on_tick(uv_timer_t *handle)
 {
 	handle_flags();
+	ht_listen_tick();
 	ht_pg_tick();
 	px_jwt_tick();
 	ht_sql_tick();

@@ -2,7 +2,8 @@
  * http_pool.c - which job gets which connection: a bounded pool, and a queue of jobs before it.
  *
  * Jobs wait in the order they came; one whose target has no room lets those for other targets pass.  A connection is given only to a job
- * with the same target, password included.  Idle connections of other targets make room when the whole pool is full.
+ * with the same target, password included, and only for a while: then it is to log in again.  Idle connections of other targets make room when
+ * the whole pool is full.
  *
  * Invariant: a submitted job either waits here or is the job of one connection.
  *
@@ -32,16 +33,30 @@ unlink_waiting(HpJob *job)
 		}
 }
 
+/* Whether its login still stands for who knows the password: none may have changed since, as far as is known, and it is not long ago. */
+static bool
+still_proved(const HpConn *c)
+{
+	return c->secrets_generation == pg_atomic_read_u32(&px_shared->secrets_generation) && ht_now_ms() - c->born_ms < ht_pool_lifetime_ms;
+}
+
 static HpConn *
 find_connection(const HpJob *job, int *count)
 {
 	HpConn	   *found = NULL;
+	HpConn	   *next;
 
 	*count = 0;
-	for (HpConn *c = hp_connections; c; c = c->next)
+	for (HpConn *c = hp_connections; c; c = next)
 	{
+		next = c->next;
 		if (memcmp(c->key, job->key, sizeof(c->key)) != 0)
 			continue;
+		if (c->state == CONN_IDLE && !still_proved(c))
+		{
+			hp_close(c);
+			continue;
+		}
 		(*count)++;
 		if (c->state == CONN_IDLE && !c->job && job->pooled && !found)
 			found = c;

@@ -6,7 +6,10 @@
 #ifndef HTTP_POOL_H
 #define HTTP_POOL_H
 
+#include "port/atomics.h"
+
 #include "http_pg.h"
+#include "proxy_shmem.h"
 
 typedef enum ConnState
 {
@@ -28,6 +31,7 @@ struct HpConn
 	bool		pooled;
 	bool		rollback_sent;
 	uint8_t		key[32];
+	uint32_t	secrets_generation;	/* when it logged in */
 	uint64_t	born_ms;
 	uint64_t	since_ms;		/* in this state */
 };

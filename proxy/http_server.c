@@ -96,9 +96,10 @@ on_headers(struct lws *wsi, Session *session, const char *path, size_t len)
 		ht_answer_error(r, 411, NULL, "send the body with a Content-Length");
 		return 0;
 	}
-	if (lws_hdr_copy(wsi, length, sizeof(length), WSI_TOKEN_HTTP_CONTENT_LENGTH) > 0)
+	if (lws_hdr_total_length(wsi, WSI_TOKEN_HTTP_CONTENT_LENGTH) > 0)
 	{
-		int64_t		n = nh_content_length(length, HT_MAX_BODY_BYTES);
+		/* -1 is a length of more digits than there is room for, too */
+		int64_t		n = lws_hdr_copy(wsi, length, sizeof(length), WSI_TOKEN_HTTP_CONTENT_LENGTH) > 0 ? nh_content_length(length, HT_MAX_BODY_BYTES) : -1;
 
 		if (n < 0)
 		{

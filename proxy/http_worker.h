@@ -50,5 +50,6 @@ extern void ht_server_open(void);	/* http_server.c: the listening sockets; FATAL
 extern void ht_pg_tick(void);	/* http_pool.c: deadlines; called a few times a second */
 
 extern void ht_sql_tick(void);	/* http_sql.c: tokens whose keys are being fetched */
+extern void ht_listen_tick(void);	/* http_listen.c */
 
 #endif							/* HTTP_WORKER_H */

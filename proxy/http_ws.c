@@ -149,7 +149,7 @@ received(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 		ended(b);
 		return;
 	}
-	nh_put(&b->out, buf->base, n);
+	nh_put_behind(&b->out, &b->out_sent, buf->base, n);
 	if (b->out.failed)
 	{
 		ended(b);
@@ -174,7 +174,7 @@ ht_ws_writable(HtBridge *b)
 	{
 		if (!b->ended)
 			return 0;
-		lws_close_reason(b->wsi, LWS_CLOSE_STATUS_NORMAL, NULL, 0);
+		lws_close_reason(b->wsi, b->out.failed ? LWS_CLOSE_STATUS_UNEXPECTED_CONDITION : LWS_CLOSE_STATUS_NORMAL, NULL, 0);
 		return -1;
 	}
 	memcpy(piece + LWS_PRE, b->out.data + b->out_sent, n);
@@ -185,9 +185,6 @@ ht_ws_writable(HtBridge *b)
 		b->out.len = b->out_sent = 0;
 	if (b->pipe_paused && !b->ended && b->out.len - b->out_sent <= LOW_BYTES)
 	{
-		memmove(b->out.data, b->out.data + b->out_sent, b->out.len - b->out_sent);
-		b->out.len -= b->out_sent;
-		b->out_sent = 0;
 		b->pipe_paused = false;
 		uv_read_start((uv_stream_t *) &b->pipe, allocate, received);
 	}

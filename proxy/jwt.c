@@ -28,7 +28,7 @@
 #include "jwt_fetch.h"
 #include "px_token.h"
 
-#define SLOTS 32
+#define SLOTS 128
 #define FRESH_SECONDS 600
 #define MAX_AGE_SECONDS (24 * 3600)
 #define MIN_FETCH_SECONDS 10
@@ -87,11 +87,21 @@ px_jwt_register(void)
 
 /* ---- slots ---- */
 
-/* The URL's slot, else the one that has not been used for the longest, made its own.  Under the lock. */
+/* Who has it next would fetch at once: then a fetch is under way, or was less than MIN_FETCH_SECONDS ago. */
+static bool
+may_go(const Slot *s, int64 now)
+{
+	return !s->wanted && now - s->tried_at >= MIN_FETCH_SECONDS;
+}
+
+/*
+ * The URL's slot, else the one that has not been used for the longest, made its own; NULL while none may go, so that URLs without number are not
+ * fetched more often than few.  Under the lock.
+ */
 static Slot *
 slot_of(const char *url, int64 now)
 {
-	Slot	   *oldest = &keys->slot[0];
+	Slot	   *oldest = NULL;
 
 	for (int i = 0; i < SLOTS; i++)
 	{
@@ -102,9 +112,11 @@ slot_of(const char *url, int64 now)
 			s->used_at = now;
 			return s;
 		}
-		if (s->used_at < oldest->used_at)
+		if (may_go(s, now) && (oldest == NULL || s->used_at < oldest->used_at))
 			oldest = s;
 	}
+	if (oldest == NULL)
+		return NULL;
 	memset(oldest, 0, offsetof(Slot, document));
 	strlcpy(oldest->url, url, sizeof(oldest->url));
 	oldest->used_at = now;
@@ -124,6 +136,13 @@ take_document(const char *url, int64 now, bool unknown_key, bool *coming)
 		return NULL;
 	SpinLockAcquire(&keys->lock);
 	s = slot_of(url, now);
+	if (s == NULL)
+	{
+		SpinLockRelease(&keys->lock);
+		free(copy);
+		*coming = true;			/* there will be room */
+		return NULL;
+	}
 	have = s->fetched_at > 0 && now - s->fetched_at < MAX_AGE_SECONDS;
 	if ((!have || unknown_key || now - s->fetched_at > FRESH_SECONDS) && now - s->tried_at >= MIN_FETCH_SECONDS)
 		s->wanted = true;

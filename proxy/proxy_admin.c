@@ -260,20 +260,32 @@ px_admin_rows(uint64 tag, const uint8 *data, size_t len)
 	}
 }
 
-void
-px_admin_tick(void)
+/* What need not wait any longer, or NULL. */
+static Asked *
+next_due(void)
 {
-	dlist_mutable_iter i;
+	dlist_iter	i;
 
-	px_show_tick();
-	px_command_tick();
-	dlist_foreach_modify(i, &asked)
+	dlist_foreach(i, &asked)
 	{
 		Asked	   *a = dlist_container(Asked, node, i.cur);
 
 		if (a->missing == 0 || px.now_ms - a->since_ms > SHOW_WAIT_MS)
-			finish(a);
+			return a;
 	}
+	return NULL;
+}
+
+void
+px_admin_tick(void)
+{
+	Asked	   *a;
+
+	px_show_tick();
+	px_command_tick();
+	/* each time from the front: a client that is gone takes all it asked for with it */
+	while ((a = next_due()) != NULL)
+		finish(a);
 }
 
 void

@@ -1,6 +1,8 @@
 /*
  * proxy_cache.c - what the controller told about endpoints and roles.
  *
+ * An answer to a question that was put before what is known was invalidated serves those who wait for it, and is not believed after that.
+ *
  * An answer is believed for neon_proxy.cache_ttl (endpoints) or secret_ttl (roles), or until the controller notifies of a change; after
  * that the controller is asked again, and only when it cannot be reached what is known goes on to be used.  What does not exist is
  * remembered for a moment, too.  One question about a thing is under way at a time, whoever asks; so with waking.
@@ -317,6 +319,8 @@ endpoint_answer(void *arg, const char *value, const px_error *error)
 	}
 	else if (e->known)			/* better than nothing; asked again in a second */
 		e->fetched_ms = Max(px.now_ms - px_cache_ttl_ms + 1000, 1);
+	if (e->outdated)
+		e->fetched_ms = 0;
 	while ((c = next_waiting(&e->waiting)) != NULL)
 		px_login_endpoint_ready(c, e, error && !e->known ? error : NULL);
 }
@@ -343,6 +347,7 @@ ask_endpoint(PxEndpoint *e)
 	if (e->asking)
 		return;
 	e->asking = true;
+	e->outdated &= e->waking;
 	px_controller_ask("SELECT neon_controller.proxy_endpoint($1)", 1, args, px_controller_timeout_ms, false, endpoint_answer, e);
 }
 
@@ -394,7 +399,7 @@ wake_answer(void *arg, const char *value, const px_error *error)
 	{
 		set_address(e, j);
 		e->state = PX_ENDPOINT_RUNNING;
-		e->fetched_ms = px.now_ms;
+		e->fetched_ms = e->outdated ? 0 : px.now_ms;
 	}
 	else
 	{
@@ -418,6 +423,7 @@ px_cache_wake(PxEndpoint *e)
 	if (e->waking)
 		return;
 	e->waking = true;
+	e->outdated &= e->asking;
 	px_count(wakes_total);
 	px_controller_ask("SELECT neon_controller.proxy_wake($1)", 1, args, px_wake_timeout_ms, true, wake_answer, e);
 }
@@ -437,7 +443,11 @@ set_role(PxRole *r, const char *value)
 	bool		exists = value != NULL && px_secret_parse(value, &fresh);
 
 	if (exists != r->exists || (exists && memcmp(&fresh, &r->secret, sizeof(fresh)) != 0))
+	{
 		r->has_password = false;
+		if (r->exists)
+			pg_atomic_fetch_add_u32(&px_shared->secrets_generation, 1);
+	}
 	r->exists = exists;
 	if (exists)
 		r->secret = fresh;
@@ -471,6 +481,8 @@ role_answer(void *arg, const char *value, const px_error *error)
 	}
 	else if (r->known)
 		r->fetched_ms = Max(px.now_ms - px_secret_ttl_ms + 1000, 1);
+	if (r->outdated)
+		r->fetched_ms = 0;
 	while ((c = next_waiting(&r->waiting)) != NULL)
 		px_login_role_ready(c, r, error && !r->known ? error : NULL);
 }
@@ -491,6 +503,7 @@ px_cache_role(PxClient *c, PxEndpoint *e, const char *role)
 	if (!r->asking)
 	{
 		r->asking = true;
+		r->outdated = false;
 		px_controller_ask("SELECT neon_controller.proxy_role_secret($1, $2)", 2, args, px_controller_timeout_ms, false, role_answer, r);
 	}
 	return NULL;
@@ -515,13 +528,19 @@ px_cache_invalidate(const char *id)
 
 		/* one that did not exist may exist now, under any name */
 		if (id == NULL || strcmp(e->id, id) == 0 || e->state == PX_ENDPOINT_UNKNOWN)
+		{
 			e->fetched_ms = 0;
+			e->outdated = true;
+		}
 	}
 	dlist_foreach(i, &role_lru)
 	{
 		PxRole	   *r = dlist_container(PxRole, lru, i.cur);
 
 		if (id == NULL || strcmp(r->id, id) == 0)
+		{
 			r->fetched_ms = 0;
+			r->outdated = true;
+		}
 	}
 }

@@ -120,6 +120,9 @@ px_cancel_tick(void)
 
 		if (px.now_ms - x->since_ms < CANCEL_TIMEOUT_MS)
 			return;
+		/* it may be waiting to be taken by the server, and hit whoever has the connection then */
+		if (x->sent && x->server)
+			x->server->close_after = true;
 		done(x);
 	}
 }

@@ -108,6 +108,8 @@ px_client_accept(PxSock *listener)
 		{
 			static int64 said_ms;
 
+			/* no file is free: the socket would call for it at once again */
+			listener->reading = errno != EMFILE && errno != ENFILE && errno != ENOBUFS && errno != ENOMEM;
 			if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED && px.now_ms - said_ms > 10000)
 			{
 				said_ms = px.now_ms;
@@ -347,7 +349,7 @@ px_client_event(PxClient *c, uint32 events)
 		if (c->sock.out == NULL && c->server)
 			px_sock_watch(&c->server->sock, true);
 		else if (c->sock.out == NULL && c->state == PX_CL_IDLE)
-			px_sock_watch(&c->sock, true);
+			px_relay_resume(c);
 	}
 	if (!(events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
 		return;

@@ -69,14 +69,11 @@ within_limits(PxClient *c)
 		px_count(limited_total);
 		return px_client_fail(c, "28000", "too many failed logins from this address", NULL, "Try again in a minute.");
 	}
-	if (px_max_address_clients > 0)
+	if (px_max_address_clients > 0 &&
+		!px_quota_take(PX_QUOTA_ADDRESS, px_address_key(PX_QUOTA_ADDRESS, c), px_max_address_clients, &c->address_quota))
 	{
-		if (!px_quota_take(PX_QUOTA_ADDRESS, px_address_key(PX_QUOTA_ADDRESS, c), px_max_address_clients))
-		{
-			px_count(limited_total);
-			return px_client_fail(c, "53300", "too many connections from this address", NULL, "Close connections that are idle.");
-		}
-		c->address_quota = true;
+		px_count(limited_total);
+		return px_client_fail(c, "53300", "too many connections from this address", NULL, "Close connections that are idle.");
 	}
 	return true;
 }
@@ -462,7 +459,8 @@ extra_parameters(PxClient *c, char *extra, size_t cap)
 
 		if (strcmp(p.name, "user") == 0 || strcmp(p.name, "database") == 0 || strcmp(p.name, "options") == 0)
 			continue;
-		if (var >= 0)
+		/* a connection for replication is not shared, and may take no SET */
+		if (var >= 0 && l->startup.replication == NULL)
 			px_vars_set(&c->vars, var, p.value);
 		else
 			pair[n++] = p;
@@ -487,12 +485,12 @@ take_endpoint_quota(PxClient *c)
 
 	if (px_admin_is_disabled(e->id))
 		return px_client_fail(c, "57P03", "the endpoint takes no connections", "It was disabled on the console of the proxy.", "ENABLE it there.");
-	if (!px_quota_take(PX_QUOTA_ENDPOINT, px_hash(PX_QUOTA_ENDPOINT, e->id, strlen(e->id)), limit))
+	if (!px_quota_take(PX_QUOTA_ENDPOINT, px_hash(PX_QUOTA_ENDPOINT, e->id, strlen(e->id)), limit, &c->endpoint_quota))
 	{
 		px_count(limited_total);
 		return px_client_fail(c, "53300", "too many connections for this endpoint", NULL, "Close connections that are idle.");
 	}
-	return c->endpoint_quota = true;
+	return true;
 }
 
 bool

@@ -271,7 +271,7 @@ reusable(PxServer *s)
 {
 	PxPool	   *p = s->pool;
 
-	return !s->close_after && !p->dedicated && s->status == 'I' && s->queue_len == 0 && !s->unsynced && !s->copy_in && s->skip == 0 && s->in == NULL &&
+	return !s->close_after && !p->dedicated && s->status == 'I' && s->queue_len == 0 && !s->unsynced && !s->copy_in && !s->uncertain && s->skip == 0 && s->in == NULL &&
 		s->sock.out == NULL && s->generation == px_reconnect_generation && px.now_ms - s->created_ms < px_server_lifetime_ms && !px.stopping;
 }
 
@@ -354,12 +354,12 @@ tell(PxPool *p, int lacking, int more)
 
 /* One of the pool's count, of `wanted`, unless another worker has first claim to it. */
 static bool
-take_quota(PxPool *p, int wanted)
+take_quota(PxPool *p, int wanted, bool *counted)
 {
 	PxWant		others = px_quota_others_want(p->quota_key, &p->told);
 	int			lacking = Max(fair_share(p, &others), 1) - p->nservers;
 
-	if ((lacking > 0 || others.lacking == 0) && px_quota_take(PX_QUOTA_POOL, p->quota_key, pool_size(p)))
+	if ((lacking > 0 || others.lacking == 0) && px_quota_take(PX_QUOTA_POOL, p->quota_key, pool_size(p), counted))
 		return true;
 	if (lacking > 0)
 		tell(p, Min(lacking, wanted), 0);
@@ -372,6 +372,7 @@ void
 px_pool_launch(PxPool *p)
 {
 	int			want = p->nwaiting + (p->nlogins > 0 ? 1 : 0) - p->nstarting;
+	bool		counted;
 	PxServer   *s;
 
 	if (!dlist_is_empty(&p->idle))
@@ -385,9 +386,9 @@ px_pool_launch(PxPool *p)
 	}
 	for (; want > 0 && p->nstarting < MAX_STARTING; want--)
 	{
-		if (!take_quota(p, want))
+		if (!take_quota(p, want, &counted))
 			return;
-		s = px_server_connect(p);
+		s = px_server_connect(p, counted);
 		if (s == NULL)
 			return;				/* it was told */
 	}

@@ -22,14 +22,16 @@
 
 #define BUCKETS			4096
 #define MAX_CLIENT_STATEMENTS 10000
-#define NAME_FORMAT		"neon_px_" UINT64_FORMAT
-#define NO_STATEMENT	"neon_px_none"
+#define MAX_CLIENT_BYTES (16 * 1024 * 1024)	/* of their texts */
+#define NAME_FORMAT		PX_STATEMENT_PREFIX UINT64_FORMAT
+#define NO_STATEMENT	PX_STATEMENT_PREFIX "none"
 #define MAX_NAMES_BYTES	4096
 
 typedef struct Named			/* a client's name for a statement */
 {
 	struct Named *next;
 	PxStatement *st;
+	uint64		number;			/* never used again, and rising */
 	uint32		hash;
 	char		name[FLEXIBLE_ARRAY_MEMBER];
 } Named;
@@ -38,6 +40,7 @@ struct PxPrepared
 {
 	uint32		n;
 	uint32		nbuckets;
+	size_t		bytes;			/* of the statements' texts */
 	Named	  **bucket;
 };
 
@@ -46,6 +49,9 @@ typedef struct Held				/* a statement that a connection has */
 	dlist_node	lru;
 	struct Held *next;
 	uint64		id;
+	uint32		segment;		/* in which it was prepared last */
+	bool		proved;			/* the server said so */
+	bool		keep;			/* see px_prepared_discarded() */
 } Held;
 
 struct PxServerStatements
@@ -57,6 +63,7 @@ struct PxServerStatements
 
 static PxStatement *statements[BUCKETS];
 static uint64 last_id;
+static uint64 last_number;
 
 /* ---------------------------------------------------------------- statements */
 
@@ -117,6 +124,7 @@ remove_named(PxPrepared *m, Named **at)
 
 	*at = n->next;
 	m->n--;
+	m->bytes -= n->st->len;
 	statement_release(n->st);
 	px_free(n);
 }
@@ -141,7 +149,7 @@ grow(PxPrepared *m)
 	px_free(old);
 }
 
-static void
+static Named *
 add_name(PxClient *c, const char *name, PxStatement *st)
 {
 	PxPrepared *m = c->prepared;
@@ -155,25 +163,30 @@ add_name(PxClient *c, const char *name, PxStatement *st)
 	memcpy(n->name, name, len);
 	n->hash = hash_bytes((const unsigned char *) name, (int) strlen(name));
 	n->st = st;
+	n->number = ++last_number;
 	n->next = m->bucket[n->hash & (m->nbuckets - 1)];
 	m->bucket[n->hash & (m->nbuckets - 1)] = n;
 	m->n++;
+	m->bytes += st->len;
+	return n;
 }
 
-void
-px_prepared_forget_client(PxClient *c)
+/* Names with numbers below this. */
+static void
+forget_names(PxPrepared *m, uint64 number)
 {
-	PxPrepared *m = c->prepared;
-
 	for (uint32 i = 0; m && i < m->nbuckets; i++)
-		while (m->bucket[i])
-			remove_named(m, &m->bucket[i]);
+		for (Named **at = &m->bucket[i]; *at;)
+			if ((*at)->number < number)
+				remove_named(m, at);
+			else
+				at = &(*at)->next;
 }
 
 void
 px_prepared_free_client(PxClient *c)
 {
-	px_prepared_forget_client(c);
+	forget_names(c->prepared, PG_UINT64_MAX);
 	if (c->prepared)
 		px_free(c->prepared->bucket);
 	px_free(c->prepared);
@@ -221,6 +234,39 @@ px_prepared_free_server(PxServer *s)
 			drop_held(m, &m->bucket[i]);
 	px_free(m);
 	s->statements = NULL;
+}
+
+/*
+ * The server has forgotten all its statements, and the client's session all its names; not those that were sent behind that and are still to be
+ * answered.
+ */
+void
+px_prepared_discarded(PxServer *s)
+{
+	PxServerStatements *m = s->statements;
+	uint64		first_pending = PG_UINT64_MAX;
+
+	for (uint32 i = 0; i < s->queue_len; i++)
+	{
+		PxRequest  *r = &s->queue[(s->queue_head + i) & (s->queue_cap - 1)];
+		Held	   *h = m && (r->kind == PX_REQ_PARSE || r->kind == PX_REQ_PARSE_OWN) ? *find_held(m, r->statement) : NULL;
+
+		if (h)
+			h->keep = true;
+		if (r->name)
+			first_pending = Min(first_pending, r->name);
+	}
+	for (int i = 0; m && i < lengthof(m->bucket); i++)
+		for (Held **at = &m->bucket[i]; *at;)
+			if ((*at)->keep)
+			{
+				(*at)->keep = false;
+				at = &(*at)->next;
+			}
+			else
+				drop_held(m, at);
+	if (s->client)
+		forget_names(s->client->prepared, first_pending);
 }
 
 /* ---------------------------------------------------------------- messages */
@@ -279,32 +325,46 @@ hold(PxServer *s, PxOut *out, uint64 id)
 	}
 	h = px_alloc(sizeof(Held));
 	h->id = id;
+	h->segment = s->segment;
 	h->next = m->bucket[id % lengthof(m->bucket)];
 	m->bucket[id % lengthof(m->bucket)] = h;
 	dlist_push_tail(&m->lru, &h->lru);
 	m->n++;
 }
 
-static bool
+static Held *
 has(PxServer *s, uint64 id)
 {
 	Held	   *h = s->statements ? *find_held(s->statements, id) : NULL;
 
 	if (h == NULL)
-		return false;
+		return NULL;
 	dlist_delete(&h->lru);
 	dlist_push_tail(&s->statements->lru, &h->lru);
 	px_count(prepared_hits_total);
-	return true;
+	return h;
 }
 
-/* The connection has the statement, before what comes now. */
+/*
+ * The connection has the statement, before what comes now.  One that was sent in front of an earlier Sync, and not answered yet, may have been passed
+ * over because of an error there: it is sent again, after it was closed if it is there.
+ */
 static void
 provide(PxServer *s, PxOut *out, PxStatement *st)
 {
-	if (has(s, st->id))
+	Held	   *h = has(s, st->id);
+	char		name[32];
+
+	if (h && (h->proved || h->segment == s->segment))
 		return;
-	hold(s, out, st->id);
+	if (h)
+	{
+		snprintf(name, sizeof(name), NAME_FORMAT, st->id);
+		put_close(s, out, name, PX_REQ_CLOSE_OWN, st->id);
+		h->segment = s->segment;
+	}
+	else
+		hold(s, out, st->id);
 	put_parse(s, out, st, PX_REQ_PARSE_OWN, st->id);
 }
 
@@ -313,6 +373,7 @@ parse(PxClient *c, PxOut *out, const px_head *head, const px_named *n, const uin
 {
 	PxServer   *s = c->server;
 	PxStatement *st;
+	Named	   *name;
 	Named	   *old = c->prepared ? *find_name(c->prepared, n->statement) : NULL;
 
 	*used = head->len;
@@ -323,10 +384,10 @@ parse(PxClient *c, PxOut *out, const px_head *head, const px_named *n, const uin
 		put_parse(s, out, old->st, PX_REQ_PARSE, 0);
 		return PX_PREP_DONE;
 	}
-	if (px_prepared_count(c) >= MAX_CLIENT_STATEMENTS)
-		return PX_PREP_BAD;
+	if (c->prepared && (c->prepared->n >= MAX_CLIENT_STATEMENTS || c->prepared->bytes + head->len > MAX_CLIENT_BYTES))
+		return PX_PREP_TOO_MANY;
 	st = statement_get(p + n->rest, head->len - n->rest);
-	add_name(c, n->statement, st);
+	name = add_name(c, n->statement, st);
 	if (has(s, st->id))
 		put_close(s, out, NO_STATEMENT, PX_REQ_CLOSE_AS_PARSE, st->id);
 	else
@@ -334,6 +395,8 @@ parse(PxClient *c, PxOut *out, const px_head *head, const px_named *n, const uin
 		hold(s, out, st->id);
 		put_parse(s, out, st, PX_REQ_PARSE, st->id);
 	}
+	px_server_back(s)->name = name->number;
+	px_server_back(s)->name_hash = name->hash;
 	return PX_PREP_DONE;
 }
 
@@ -401,29 +464,43 @@ px_prepared_client(PxClient *c, PxOut *out, const px_head *head, const uint8 *p,
 	return rename_statement(c, out, head, &n, p, have, used, (*at)->st);
 }
 
+static Held **
+held_of(PxServer *s, const PxRequest *r)
+{
+	return s->statements && r->statement && r->kind != PX_REQ_CLOSE_AS_PARSE ? find_held(s->statements, r->statement) : NULL;
+}
+
+/* ParseComplete or CloseComplete came for it. */
+void
+px_prepared_answered(PxServer *s, const PxRequest *r)
+{
+	Held	  **h = held_of(s, r);
+
+	if (h && *h)
+		(*h)->proved = r->kind != PX_REQ_CLOSE_OWN;
+}
+
 /* A request that was not answered: an error came before it. */
 void
 px_prepared_failed(PxServer *s, const PxRequest *r)
 {
 	PxPrepared *m = s->client ? s->client->prepared : NULL;
+	Held	  **h = held_of(s, r);
 
 	if (r->kind == PX_REQ_CLOSE_OWN)
-		s->close_after = true;	/* it still has a statement that we think is gone */
-	if (r->statement == 0)
-		return;
-	if (r->kind != PX_REQ_CLOSE_AS_PARSE && s->statements)
 	{
-		Held	  **h = find_held(s->statements, r->statement);
-
-		if (*h)
-			drop_held(s->statements, h);
-	}
-	if (r->kind == PX_REQ_PARSE_OWN || m == NULL)
+		if (r->statement == 0)
+			s->close_after = true;	/* it still has a statement that we think is gone */
 		return;
-	for (uint32 i = 0; i < m->nbuckets; i++)
-		for (Named **at = &m->bucket[i]; *at;)
-			if ((*at)->st->id == r->statement)
-				remove_named(m, at);
-			else
-				at = &(*at)->next;
+	}
+	if (h && *h && !(*h)->proved && (*h)->segment == r->segment)
+		drop_held(s->statements, h);
+	if (r->name == 0 || m == NULL)
+		return;
+	for (Named **at = &m->bucket[r->name_hash & (m->nbuckets - 1)]; *at; at = &(*at)->next)
+		if ((*at)->number == r->name)
+		{
+			remove_named(m, at);
+			return;
+		}
 }

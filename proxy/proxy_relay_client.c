@@ -8,7 +8,8 @@
  * Invariant: a request stands in the server's queue before its first byte is sent.
  *
  * Backpressure: while the server has bytes that its kernel did not take, the client is not read; what it had sent already is kept, up to
- * PX_MAX_SAVED_BYTES and a read more.  Crash rule: nothing is kept for longer than the connection; a request without an answer may have run.
+ * PX_MAX_SAVED_BYTES and a read more, and nothing of it is made into more for the server than px_out_full() allows.
+ * Crash rule: nothing is kept for longer than the connection; a request without an answer may have run.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -35,14 +36,19 @@ note_request(PxServer *s, uint8 type)
 			px_server_push(s, PX_REQ_QUERY, 0);
 			break;
 		case 'S':
-			if (!s->copy_in)	/* the server ignores it while it takes data */
+			if (s->copy_in)
+				s->uncertain = true;	/* the server ignores it, unless the COPY has failed meanwhile */
+			else
 			{
 				px_server_push(s, PX_REQ_SYNC, 0);
 				s->unsynced = false;
 			}
+			s->to_sync = false;
 			break;
 		case 'c':
 		case 'f':
+			if (!s->copy_in && s->queue_len > 0 && px_server_back(s)->kind != PX_REQ_COPY_END)
+				px_server_push(s, PX_REQ_COPY_END, 0);
 			s->copy_in = false;
 			break;
 		case 'd':
@@ -126,7 +132,15 @@ pass_on(PxClient *c, PxOut *out, const px_head *head, const uint8 *p, size_t hav
 	PxServer   *s = c->server;
 	size_t		n = Min(head->len, have);
 
-	if (s->queue_len >= PX_MAX_QUEUE - 4)
+	if (s->to_sync && head->type != 'S')
+	{
+		/* the server would not answer it, and what is never answered fills the queue */
+		c->drop_message = true;
+		c->skip = head->len;
+		return STEP_ON;
+	}
+	/* a short message about a statement can be a long one for the server */
+	if (s->queue_len >= PX_MAX_QUEUE - 4 || px_out_full(out))
 	{
 		c->blocked = true;
 		return STEP_ENOUGH;
@@ -150,6 +164,10 @@ pass_on(PxClient *c, PxOut *out, const px_head *head, const uint8 *p, size_t hav
 				return STEP_CLOSED;
 			case PX_PREP_BAD:
 				bad_message(c);
+				return STEP_CLOSED;
+			case PX_PREP_TOO_MANY:
+				px_client_fail(c, "54000", "too many prepared statements for the proxy", "Their number and their bytes together are limited.",
+							   "Close those that are not needed any more, or use session pooling.");
 				return STEP_CLOSED;
 		}
 	}
@@ -235,7 +253,7 @@ client_bytes(PxClient *c, const uint8 *p, size_t len, size_t *used)
 	while (step == STEP_ON && *used < len)
 		step = one_step(c, &out, &gathering, p + *used, len - *used, used);
 	if (gathering)
-		px_out_end(&out);		/* a broken connection is noticed when it is read */
+		px_out_end(&out);		/* a broken connection is noticed when it is read: it may have said why */
 	if (step == STEP_CLOSED)
 		return false;
 	if (c->server && c->server->sock.out)

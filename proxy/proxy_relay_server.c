@@ -7,6 +7,10 @@
  * Invariant: a server connection is given back only when no request is in flight, nothing is unsynced, no COPY runs, both sides are
  * between two messages and the server said 'I'.
  *
+ * A Sync that comes while the server takes COPY data is ignored by it, and not if the COPY has failed; what the proxy sees of either may be late.  Then
+ * the connection is uncertain: a ReadyForQuery more may come.  Before it is given back a query is sent whose answer no client
+ * can bring about, since its column has a random name: when that comes nothing else is to come.
+ *
  * Backpressure: while the client has bytes that its kernel did not take, the server is not read.  Crash rule: a connection that is lost
  * with requests in flight ends its client, who does not know whether they ran; nothing is sent a second time.
  *
@@ -17,6 +21,8 @@
 #include "px.h"
 
 #define MAX_PARSED_BYTES	32768	/* messages of the server that are looked into */
+#define MARK_FORMAT			"neon_px_%016" INT64_MODIFIER "x"
+#define MARK_ANSWER_BYTES	(PX_HEAD_BYTES + 2 + 25 + 18)	/* the RowDescription of its one column */
 
 typedef struct Round
 {
@@ -31,7 +37,15 @@ own_query(PxServer *s)
 {
 	PxRequest  *r = px_server_front(s);
 
-	return r && r->kind == PX_REQ_OWN;
+	return r && (r->kind == PX_REQ_OWN || (r->kind == PX_REQ_MARK && s->marked));
+}
+
+static bool
+is_mark(PxServer *s)
+{
+	PxRequest  *r = px_server_front(s);
+
+	return r && r->kind == PX_REQ_MARK;
 }
 
 static void
@@ -100,17 +114,114 @@ own_query_done(Round *r)
 	return true;
 }
 
+/* The queue is shorter: a client that waits for that may go on. */
+static void
+answered(Round *r)
+{
+	if (r->s->client && r->s->client->blocked && r->s->queue_len < PX_MAX_QUEUE / 2)
+		r->resume = true;
+}
+
+/*
+ * An error in the extended protocol: what was sent up to the next Sync will not be answered.  (One that does not belong to it comes while
+ * nothing of it is at the front of the queue, and nothing is unsynced.)
+ */
+static void
+pass_over(Round *r)
+{
+	PxServer   *s = r->s;
+	PxRequest  *front;
+
+	while ((front = px_server_front(s)) != NULL && front->kind > PX_REQ_OWN)
+	{
+		PxRequest	q = *front;
+
+		px_server_pop(s);
+		px_prepared_failed(s, &q);
+	}
+	if (front == NULL && s->unsynced && !s->uncertain)
+		s->to_sync = true;
+	answered(r);
+}
+
+static void
+send_mark(PxServer *s)
+{
+	char		sql[64];
+	uint8		buf[80];
+	size_t		n;
+
+	if (!pg_strong_random(&s->mark, sizeof(s->mark)))
+	{
+		s->close_after = true;	/* it stays the client's until that leaves */
+		return;
+	}
+	n = snprintf(sql, sizeof(sql), "SELECT 1 AS \"" MARK_FORMAT "\"", s->mark) + 1;
+	n = px_put_message(buf, sizeof(buf), 'Q', sql, n);
+	px_server_push(s, PX_REQ_MARK, 0);
+	px_sock_send(&s->sock, buf, n);
+}
+
+/* RowDescription: the number of columns, the name of the first. */
+static bool
+answers_mark(PxServer *s, const uint8 *p)
+{
+	char		name[32];
+	int			n = snprintf(name, sizeof(name), MARK_FORMAT, s->mark);
+
+	return is_mark(s) && memcmp(p + PX_HEAD_BYTES + 2, name, n + 1) == 0;
+}
+
+static void
+release_if_free(Round *r)
+{
+	PxServer   *s = r->s;
+
+	if (s->status != 'I' || s->queue_len > 0 || s->unsynced || s->client == NULL || s->client->skip > 0)
+		return;
+	if (s->uncertain && !s->pool->dedicated)
+		send_mark(s);
+	else if (s->pool->mode == PX_POOL_TRANSACTION)
+		s->release = true;
+}
+
+/* What was queued for a COPY that did not come. */
+static void
+forget_copy_end(PxServer *s)
+{
+	PxRequest  *front = px_server_front(s);
+
+	if (front == NULL || front->kind != PX_REQ_COPY_END)
+		return;
+	if (s->queue_len == 1 ? !s->unsynced : s->queue[(s->queue_head + 1) & (s->queue_cap - 1)].kind == PX_REQ_QUERY)
+		px_server_pop(s);
+}
+
 static bool
 ready_for_query(Round *r, const uint8 *p)
 {
 	PxServer   *s = r->s;
-	int			kind = take_request(s);
+	int			kind;
 
 	s->status = p[PX_HEAD_BYTES];
-	if (kind < 0)
+	if (is_mark(s) && !s->marked)
+	{
+		forward(r, p, 6);		/* of a Sync that the server did not ignore */
+		return true;
+	}
+	kind = take_request(s);
+	if (kind < 0 && !s->uncertain)
 		return false;
 	if (kind == PX_REQ_OWN)
 		return own_query_done(r);
+	if (kind == PX_REQ_MARK)
+	{
+		s->uncertain = s->marked = false;
+		answered(r);
+		release_if_free(r);
+		return true;
+	}
+	forget_copy_end(s);
 	forward(r, p, 6);
 	s->copy_in = false;
 	px_count(queries_total);
@@ -119,15 +230,14 @@ ready_for_query(Round *r, const uint8 *p)
 		s->client->queries++;
 	if (s->status == 'I')
 	{
+		px_server_forget(s);
 		px_count(transactions_total);
 		s->pool->stats->value[PX_DB_TRANSACTIONS]++;
 	}
-	if (s->client && s->client->blocked && s->queue_len < PX_MAX_QUEUE / 2)
-		r->resume = true;
+	answered(r);
 	if (s->status == 'T' || s->status == 'E')
 		s->state_ms = px.now_ms;	/* idle in transaction since now */
-	if (s->status == 'I' && s->queue_len == 0 && !s->unsynced && s->pool->mode == PX_POOL_TRANSACTION && s->client && s->client->skip == 0)
-		s->release = true;
+	release_if_free(r);
 	return true;
 }
 
@@ -150,6 +260,21 @@ parameter_status(Round *r, const uint8 *p, const px_head *head, bool own)
 		forward(r, p, head->len);
 }
 
+/* Whether an error says that the connection's prepared statements are not what they should be: another one will have them right. */
+static bool
+is_astray(PxServer *s, const char *sqlstate, const char *message)
+{
+	PxRequest  *front = px_server_front(s);
+
+	/* "cached plan must not change result type": a fresh connection has fresh plans */
+	if (strcmp(sqlstate, "0A000") == 0)
+		return true;
+	/* one of ours is missing; or is there already, though the client did not prepare it twice */
+	if (message == NULL || strstr(message, PX_STATEMENT_PREFIX) == NULL)
+		return false;
+	return strcmp(sqlstate, "26000") == 0 || (strcmp(sqlstate, "42P05") == 0 && !(front && front->kind == PX_REQ_PARSE && front->statement == 0));
+}
+
 static void
 server_error(Round *r, const uint8 *p, const px_head *head, bool own)
 {
@@ -160,24 +285,34 @@ server_error(Round *r, const uint8 *p, const px_head *head, bool own)
 	s->copy_in = false;
 	if (severity && (strcmp(severity, "FATAL") == 0 || strcmp(severity, "PANIC") == 0))
 		s->fatal = s->close_after = true;
-	/* "cached plan must not change result type": a fresh connection has fresh plans */
-	if (sqlstate && strcmp(sqlstate, "0A000") == 0 && s->statements)
+	if (sqlstate && s->statements && is_astray(s, sqlstate, px_error_field(p + PX_HEAD_BYTES, head->len - PX_HEAD_BYTES, 'M')))
 		s->close_after = true;
 	if (own)
 		s->own_failed = true;
 	else
+	{
 		forward(r, p, head->len);
+		pass_over(r);
+	}
 }
 
+/* The server gathers up to 8 kB of these before it sends them, of five bytes each: those of PX_MAX_QUEUE / 2 requests do not fit. */
 static void
 complete_of_extended(Round *r, const uint8 *p, const px_head *head)
 {
 	static const uint8 parse_complete[] = {'1', 0, 0, 0, 4};
-	PxRequest  *front = px_server_front(r->s);
-	uint8		kind = front ? front->kind : PX_REQ_SYNC;
+	PxRequest  *front;
+	uint8		kind;
 
-	if (kind > PX_REQ_OWN)
+	while ((front = px_server_front(r->s)) != NULL && front->kind == PX_REQ_COPY_END)
 		px_server_pop(r->s);
+	kind = front ? front->kind : PX_REQ_SYNC;
+	if (kind > PX_REQ_OWN)
+	{
+		px_prepared_answered(r->s, front);
+		px_server_pop(r->s);
+	}
+	answered(r);
 	if (kind == PX_REQ_PARSE_OWN || kind == PX_REQ_CLOSE_OWN)
 		return;
 	if (kind == PX_REQ_CLOSE_AS_PARSE)
@@ -186,18 +321,29 @@ complete_of_extended(Round *r, const uint8 *p, const px_head *head)
 		forward(r, p, head->len);
 }
 
+/* The server takes data; what was sent before it said so it reads as part of that, up to the end of the data. */
 static void
 copy_in(PxServer *s)
 {
 	PxRequest  *front = px_server_front(s);
+	bool		simple = front && front->kind == PX_REQ_QUERY;
+	PxRequest	query = simple ? *front : (PxRequest) {0};
 
 	s->copy_in = true;
-	if (front && front->kind == PX_REQ_SYNC)
+	if (simple)
+		px_server_pop(s);
+	while (s->copy_in && (front = px_server_front(s)) != NULL && (front->kind == PX_REQ_SYNC || front->kind == PX_REQ_COPY_END))
 	{
-		/* extended protocol: the Sync that was sent behind Execute is ignored by the server */
-		s->queue_len = 0;
-		s->unsynced = true;
+		if (front->kind == PX_REQ_SYNC)
+			s->uncertain = true;	/* it is ignored, unless the COPY fails before */
+		else
+			s->copy_in = false;
+		px_server_pop(s);
 	}
+	if (simple)
+		px_server_push_front(s, query);
+	else if (s->queue_len == 0)
+		s->unsynced = true;
 }
 
 static void
@@ -207,17 +353,11 @@ command_complete(PxServer *s, const uint8 *p, const px_head *head)
 
 	if (p[head->len - 1] != 0)
 		return;
-	/* ALTER, CREATE, DROP: passwords may have changed */
+	/* ALTER, CREATE, DROP: passwords may have changed, for others when it is committed */
 	if ((tag[0] == 'A' || tag[0] == 'C' || tag[0] == 'D') && strstr(tag, " ROLE"))
-		px_admin_tell_all("FORGET", s->pool->endpoint->id);
-	if (s->statements == NULL)
-		return;
+		s->forget = true;
 	if (strcmp(tag, "DISCARD ALL") == 0 || strcmp(tag, "DEALLOCATE ALL") == 0)
-	{
-		px_prepared_free_server(s);
-		if (s->client)
-			px_prepared_forget_client(s->client);
-	}
+		px_prepared_discarded(s);
 }
 
 static bool
@@ -233,6 +373,8 @@ needs_all(const px_head *head)
 			return head->len <= MAX_PARSED_BYTES;
 		case 'C':
 			return head->len <= 32;
+		case 'T':
+			return head->len == MARK_ANSWER_BYTES;
 		default:
 			return false;
 	}
@@ -260,6 +402,10 @@ server_message(Round *r, const uint8 *p, const px_head *head, size_t n)
 			case '3':
 				complete_of_extended(r, p, head);
 				return true;
+			case 'T':
+				if (answers_mark(s, p))
+					s->marked = own = true;
+				break;
 			case 'C':
 				if (!own)
 					command_complete(s, p, head);

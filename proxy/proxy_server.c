@@ -55,6 +55,18 @@ px_server_state(PxServer *s, PxServerState state)
 		dlist_push_tail(&p->busy, &s->node);
 }
 
+/* What is known of its endpoint's roles, by all workers, if a transaction that changed some is over. */
+void
+px_server_forget(PxServer *s)
+{
+	if (s->forget)
+	{
+		pg_atomic_fetch_add_u32(&px_shared->secrets_generation, 1);
+		px_admin_tell_all("FORGET", s->pool->endpoint->id);
+	}
+	s->forget = false;
+}
+
 void
 px_server_close(PxServer *s)
 {
@@ -77,6 +89,7 @@ px_server_close(PxServer *s)
 	if (s->status == 'I' && s->queue_len == 0 && s->sock.out == NULL && s->sock.fd >= 0)
 		send(s->sock.fd, terminate, sizeof(terminate), MSG_NOSIGNAL | MSG_DONTWAIT);
 	px_sock_close(&s->sock);
+	px_server_forget(s);
 	if (s->cancels > 0)
 		px_cancel_forget(s);
 	px_prepared_free_server(s);
@@ -85,7 +98,11 @@ px_server_close(PxServer *s)
 	px_free(s->queue);
 	px_free(s->scram);
 	px_free(s->welcome);
-	px_quota_give(PX_QUOTA_POOL, p->quota_key);
+	if (s->quota)
+	{
+		px_quota_give(PX_QUOTA_POOL, p->quota_key);
+		p->ncounted--;
+	}
 	p->nservers--;
 	p->used_ms = px.now_ms;
 	px_uncount(servers);
@@ -129,7 +146,9 @@ px_server_push(PxServer *s, PxRequestKind kind, uint64 statement)
 		s->queue_cap = cap;
 		s->queue_head = 0;
 	}
-	s->queue[(s->queue_head + s->queue_len++) & (s->queue_cap - 1)] = (PxRequest) {kind, statement};
+	s->queue[(s->queue_head + s->queue_len++) & (s->queue_cap - 1)] = (PxRequest) {.kind = kind,.segment = s->segment,.statement = statement};
+	if (kind == PX_REQ_QUERY || kind == PX_REQ_SYNC)
+		s->segment++;
 	return s->queue_len < PX_MAX_QUEUE;
 }
 
@@ -139,11 +158,26 @@ px_server_front(PxServer *s)
 	return s->queue_len ? &s->queue[s->queue_head] : NULL;
 }
 
+PxRequest *
+px_server_back(PxServer *s)
+{
+	return s->queue_len ? &s->queue[(s->queue_head + s->queue_len - 1) & (s->queue_cap - 1)] : NULL;
+}
+
 void
 px_server_pop(PxServer *s)
 {
 	s->queue_head = (s->queue_head + 1) & (s->queue_cap - 1);
 	s->queue_len--;
+}
+
+/* Back to where it was taken from. */
+void
+px_server_push_front(PxServer *s, PxRequest r)
+{
+	s->queue_head = (s->queue_head + s->queue_cap - 1) & (s->queue_cap - 1);
+	s->queue[s->queue_head] = r;
+	s->queue_len++;
 }
 
 /* A query of our own; its answer is swallowed. */
@@ -188,9 +222,9 @@ find_address(PxServer *s)
 	return true;
 }
 
-/* One of the shared count was taken for it.  NULL: it failed at once, and the pool was told. */
+/* One of the shared count was taken for it, if `counted`.  NULL: it failed at once, and the pool was told. */
 PxServer *
-px_server_connect(PxPool *p)
+px_server_connect(PxPool *p, bool counted)
 {
 	PxServer   *s = px_alloc(sizeof(PxServer));
 	int			fd;
@@ -201,6 +235,8 @@ px_server_connect(PxPool *p)
 	s->sock.kind = PX_SOCK_SERVER;
 	s->created_ms = s->state_ms = px.now_ms;
 	s->generation = px_reconnect_generation;
+	s->quota = counted;
+	p->ncounted += counted;
 	dlist_push_tail(&p->starting, &s->node);
 	p->nstarting++;
 	p->nservers++;
@@ -331,7 +367,9 @@ authentication(PxServer *s, const uint8 *body, size_t len)
 	switch (code)
 	{
 		case 0:
-			return true;
+			ok = s->proved;
+			code = 12;
+			break;
 		case 10:
 			ok = scram_first(s, body + 4, len - 4);
 			break;
@@ -339,7 +377,7 @@ authentication(PxServer *s, const uint8 *body, size_t len)
 			ok = scram_final(s, body + 4, len - 4);
 			break;
 		case 12:
-			ok = s->scram && px_scram_client_check(s->scram, (const char *) body + 4, len - 4);
+			ok = s->proved = s->scram && px_scram_client_check(s->scram, (const char *) body + 4, len - 4);
 			break;
 		default:
 			ok = false;
@@ -490,7 +528,7 @@ px_server_event(PxServer *s, uint32 events)
 			return;
 		}
 		if (s->sock.out == NULL && s->client)
-			px_sock_watch(&s->client->sock, true);
+			px_relay_resume(s->client);
 	}
 	if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
 	{

@@ -5,6 +5,9 @@
  * an address.  The table is open addressing on a keyed 64-bit hash of the name, with a bounded probe: a name that finds
  * no slot is not limited by address or endpoint, and not pooled across workers, which costs nothing but the limit.
  *
+ * Anybody can make a slot that counts failures, from each address that is theirs.  Such a slot is free for others when its minute is over,
+ * and at once for a name of the other kinds: that somebody may guess more often is a lesser evil than limits that do not hold.
+ *
  * Locks: one spinlock, held for a probe.  Crash rule: a worker gives back what it holds in its exit callback; one that dies without
  * makes the postmaster start everything anew, this memory included.
  *
@@ -18,6 +21,8 @@
 #include "storage/shmem.h"
 
 #include "proxy_shmem.h"
+
+#define ANY_MINUTE	INT64_MAX
 
 PxShared   *px_shared = NULL;
 
@@ -52,6 +57,7 @@ startup_shmem(void)
 	if (!pg_strong_random(px_shared->secret, sizeof(px_shared->secret)))
 		ereport(FATAL, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("could not get random bytes for the proxy")));
 	SpinLockInit(&px_shared->quota_lock);
+	pg_atomic_init_u32(&px_shared->secrets_generation, 0);
 	for (int w = 0; w < PX_MAX_WORKERS; w++)
 	{
 		pg_atomic_init_u32(&px_shared->worker[w].pid, 0);
@@ -98,28 +104,35 @@ px_hash(int kind, const void *data, size_t len)
 	return h ? h : 1;
 }
 
-/* The slot of a key, or a free one for it; NULL when there is neither within the probes.  The lock is held. */
+/*
+ * The slot of a key, or one for it: a free one, or the oldest that counts failures of a minute before this one.  NULL when there is none within
+ * the probes, or when none is to be made (minute 0).  The lock is held.
+ */
 static PxQuota *
-find_slot(uint64 key, bool add)
+find_slot(uint64 key, int64 minute)
 {
-	PxQuota    *empty = NULL;
+	PxQuota    *usable = NULL;
+	int64		usable_window = minute;
 
 	for (int i = 0; i < PX_QUOTA_PROBES; i++)
 	{
 		PxQuota    *q = &px_shared->quota[(key + i) & (PX_QUOTA_SLOTS - 1)];
+		int64		window = q->key == 0 ? 0 : q->window;
 
 		if (q->key == key)
 			return q;
-		if (q->key == 0 && empty == NULL)
-			empty = q;
+		if ((q->key == 0 || q->window != 0) && window < usable_window)
+		{
+			usable = q;
+			usable_window = window;
+		}
 	}
-	if (!add || empty == NULL)
-		return NULL;
-	empty->key = key;
-	empty->count = 0;
-	empty->want = (PxWant) {0, 0, 0};
-	empty->window = 0;
-	return empty;
+	if (usable)
+	{
+		memset(usable, 0, sizeof(*usable));
+		usable->key = key;
+	}
+	return usable;
 }
 
 static void
@@ -130,17 +143,21 @@ forget_if_empty(PxQuota *q)
 }
 
 bool
-px_quota_take(PxQuotaKind kind, uint64 key, int limit)
+px_quota_take(PxQuotaKind kind, uint64 key, int limit, bool *counted)
 {
 	PxQuota    *q;
 	bool		ok = true;
 
 	SpinLockAcquire(&px_shared->quota_lock);
-	q = find_slot(key, true);
+	q = find_slot(key, ANY_MINUTE);
+	*counted = false;
 	if (q && limit > 0 && q->count >= limit)
 		ok = false;
 	else if (q)
+	{
 		q->count++;
+		*counted = true;
+	}
 	SpinLockRelease(&px_shared->quota_lock);
 	return ok;
 }
@@ -151,7 +168,7 @@ px_quota_give(PxQuotaKind kind, uint64 key)
 	PxQuota    *q;
 
 	SpinLockAcquire(&px_shared->quota_lock);
-	q = find_slot(key, false);
+	q = find_slot(key, 0);
 	if (q)
 	{
 		if (q->count > 0)
@@ -168,7 +185,7 @@ px_quota_count(uint64 key)
 	int			n;
 
 	SpinLockAcquire(&px_shared->quota_lock);
-	q = find_slot(key, false);
+	q = find_slot(key, 0);
 	n = q ? q->count : 0;
 	SpinLockRelease(&px_shared->quota_lock);
 	return n;
@@ -180,7 +197,7 @@ px_quota_want(uint64 key, const PxWant *before, const PxWant *now)
 	PxQuota    *q;
 
 	SpinLockAcquire(&px_shared->quota_lock);
-	q = find_slot(key, now->pools > 0 || now->lacking > 0 || now->more > 0);
+	q = find_slot(key, now->pools > 0 || now->lacking > 0 || now->more > 0 ? ANY_MINUTE : 0);
 	if (q)
 	{
 		q->want.lacking = Max(q->want.lacking - before->lacking, 0) + now->lacking;
@@ -198,7 +215,7 @@ px_quota_others_want(uint64 key, const PxWant *mine)
 	PxWant		w = {0, 0, 0};
 
 	SpinLockAcquire(&px_shared->quota_lock);
-	q = find_slot(key, false);
+	q = find_slot(key, 0);
 	if (q)
 	{
 		w.lacking = Max(q->want.lacking - mine->lacking, 0);
@@ -217,19 +234,7 @@ px_failures(uint64 key, int64 now_ms, int add)
 	int			n = 0;
 
 	SpinLockAcquire(&px_shared->quota_lock);
-	q = find_slot(key, add > 0);
-	for (int i = 0; q == NULL && add > 0 && i < PX_QUOTA_PROBES; i++)
-	{
-		/* room is made where the count is of an earlier minute */
-		PxQuota    *old = &px_shared->quota[(key + i) & (PX_QUOTA_SLOTS - 1)];
-
-		if (old->window != 0 && old->window < minute)
-		{
-			memset(old, 0, sizeof(*old));
-			old->key = key;
-			q = old;
-		}
-	}
+	q = find_slot(key, add > 0 ? minute : 0);
 	if (q)
 	{
 		if (q->window != minute)

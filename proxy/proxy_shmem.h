@@ -50,6 +50,7 @@ typedef struct PxShared
 {
 	uint8		secret[32];		/* random, of this start: fake salts, hash keys */
 	PxWorkerSlot worker[PX_MAX_WORKERS];
+	pg_atomic_uint32 secrets_generation;	/* raised when a role's secret may have changed: logins before that may be with an old one */
 	slock_t		quota_lock;
 	char		paused[PX_MAX_PAUSED][80];	/* endpoints, "*" is all; empty: free */
 	char		disabled[PX_MAX_PAUSED][80];	/* endpoints that nobody may log in to */
@@ -63,8 +64,8 @@ extern void px_shmem_register(void);
 /* 64-bit keyed hash of this start; never 0 */
 extern uint64 px_hash(int kind, const void *data, size_t len);
 
-/* Takes one of what is allowed; false when the limit (0: none) is reached or the table is full. */
-extern bool px_quota_take(PxQuotaKind kind, uint64 key, int limit);
+/* Takes one of what is allowed; false when the limit (0: none) is reached.  One that is not counted, since the table is full, is not to be given back. */
+extern bool px_quota_take(PxQuotaKind kind, uint64 key, int limit, bool *counted);
 extern void px_quota_give(PxQuotaKind kind, uint64 key);
 extern int	px_quota_count(uint64 key);
 

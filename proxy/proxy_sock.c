@@ -20,6 +20,8 @@
 #include "px.h"
 
 #define MIN_UNANSWERED 3
+#define MAX_BUF_BYTES (1u << 30)
+#define MAX_WAITING_BYTES (1024 * 1024)	/* for one socket, then no more is made for it */
 
 static PxSock **again;			/* as many as there are connections, at most */
 static int	nagain;
@@ -175,6 +177,8 @@ px_buf_append(PxBuf **buf, const void *data, size_t len)
 
 	if (len == 0)
 		return true;
+	if (len > MAX_BUF_BYTES - have)
+		return false;
 	if (b == NULL || b->cap - b->end < len)
 	{
 		uint32		cap = Max(256, (uint32) pg_nextpower2_32((uint32) (have + len)));
@@ -304,7 +308,11 @@ send_all(PxSock *s, struct iovec *vec, int n)
 	}
 	for (; n > 0; vec++, n--)
 		if (!px_buf_append(&s->out, vec->iov_base, vec->iov_len))
+		{
+			/* bytes are missing: nothing that comes behind them may arrive, and who reads from it finds the end */
+			shutdown(s->fd, SHUT_RDWR);
 			return false;
+		}
 	set_mask(s);
 	return true;
 }
@@ -382,6 +390,19 @@ px_out_copy(PxOut *out, const void *data, size_t len)
 	memcpy(out->scratch + out->scratch_used, data, len);
 	px_out_add(out, out->scratch + out->scratch_used, len);
 	out->scratch_used += len;
+}
+
+/* Whether the peer takes less than is made for it. */
+bool
+px_out_full(PxOut *out)
+{
+	size_t		gathered = 0;
+
+	for (int i = 0; i < out->n; i++)
+		gathered += out->vec[i].iov_len;
+	if (gathered > MAX_WAITING_BYTES)
+		flush_out(out);
+	return out->to->out && out->to->out->end - out->to->out->start > MAX_WAITING_BYTES;
 }
 
 bool

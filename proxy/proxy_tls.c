@@ -240,37 +240,67 @@ is_certificate(const struct dirent *d)
 	return n > 4 && strcmp(d->d_name + n - 4, ".crt") == 0 && d->d_name[0] != '.';
 }
 
-void
-px_tls_load(void)
+/* The pair as it was read before, for one that cannot be read now. */
+static bool
+keep_pair(const char *name, Loaded *l)
+{
+	for (int i = 0; i < nloaded; i++)
+		if (strcmp(loaded[i].cert->file, name) == 0)
+		{
+			*l = loaded[i];
+			SSL_CTX_up_ref(l->ctx);
+			return true;
+		}
+	return false;
+}
+
+/* All pairs of the directory; returns how many there are. */
+static int
+load_directory(Loaded *to)
 {
 	struct dirent **list = NULL;
-	int			n;
+	int			found = scandir(px_certificates, &list, is_certificate, by_name);
+	int			n = 0;
 
-	if (ex_index < 0)
-		ex_index = SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, free_certificate);
-	for (int i = 0; i < nloaded; i++)
-		SSL_CTX_free(loaded[i].ctx);	/* connections hold it as long as they need it */
-	nloaded = default_index = 0;
-	if (px_certificates[0] == '\0')
-		return;
-	n = scandir(px_certificates, &list, is_certificate, by_name);
-	if (n < 0)
+	if (found < 0)
 		ereport(LOG, (errcode_for_file_access(), errmsg("could not read neon_proxy.certificates \"%s\": %m", px_certificates)));
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < found; i++)
 	{
 		char	   *name = list[i]->d_name;
 
 		name[strlen(name) - 4] = '\0';
-		if (nloaded < MAX_CERTIFICATES && load_pair(px_certificates, name, &loaded[nloaded]))
-		{
-			if (strcmp(name, "default") == 0)
-				default_index = nloaded;
-			nloaded++;
-		}
+		if (n < MAX_CERTIFICATES && (load_pair(px_certificates, name, &to[n]) || keep_pair(name, &to[n])))
+			n++;
 		free(list[i]);
 	}
 	free(list);
-	if (nloaded == 0)
-		ereport(LOG, (errcode(ERRCODE_CONFIG_FILE_ERROR), errmsg("no certificate could be loaded from \"%s\"", px_certificates),
-					  errhint("Clients cannot use TLS.")));
+	return n;
+}
+
+/* A certificate that cannot be read anew stays as it was, and so do all when there is none: a mistake in files does not turn TLS off. */
+void
+px_tls_load(void)
+{
+	Loaded		fresh[MAX_CERTIFICATES];
+	int			n = 0;
+
+	if (ex_index < 0)
+		ex_index = SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, free_certificate);
+	if (px_certificates[0] != '\0')
+	{
+		n = load_directory(fresh);
+		if (n == 0)
+			ereport(LOG, (errcode(ERRCODE_CONFIG_FILE_ERROR), errmsg("no certificate could be loaded from \"%s\"", px_certificates),
+						  errhint(nloaded > 0 ? "Those that were loaded before stay in use." : "Clients cannot use TLS.")));
+		if (n == 0 && nloaded > 0)
+			return;
+	}
+	for (int i = 0; i < nloaded; i++)
+		SSL_CTX_free(loaded[i].ctx);	/* connections hold it as long as they need it */
+	memcpy(loaded, fresh, n * sizeof(Loaded));
+	nloaded = n;
+	default_index = 0;
+	for (int i = 0; i < n; i++)
+		if (strcmp(loaded[i].cert->file, "default") == 0)
+			default_index = i;
 }

@@ -141,12 +141,39 @@ give_back_all(int code, Datum arg)
 		give_back(&p->waiting);
 		give_back(&p->logins);
 		px_quota_want(p->quota_key, &p->told, &(PxWant) {0, 0, 0});
-		for (int n = p->nservers; n > 0; n--)
+		for (int n = p->ncounted; n > 0; n--)
 			px_quota_give(PX_QUOTA_POOL, p->quota_key);
 	}
 	for (int s = 0; s < PX_STAT_COUNT; s++)
 		if (px_stat_info[s].is_gauge)
 			pg_atomic_write_u64(&px.slot->stat[s], 0);
+}
+
+static void
+watch_listener(PxSock *s)
+{
+	struct epoll_event ev = {.events = EPOLLIN | (s->is_unix ? EPOLLEXCLUSIVE : 0),.data.ptr = s};
+
+	if (epoll_ctl(px.epoll, EPOLL_CTL_ADD, s->fd, &ev) != 0)
+		ereport(FATAL, (errcode_for_socket_access(), errmsg("could not watch a listening socket: %m")));
+	s->reading = true;
+}
+
+/* Those that rested while no file was free. */
+static void
+watch_listeners_again(void)
+{
+	for (int l = 0; l < nlisteners && !px.stopping && !px.leaving; l++)
+		if (!listeners[l].reading)
+			watch_listener(&listeners[l]);
+}
+
+static void
+accept_some(PxSock *s)
+{
+	px_client_accept(s);
+	if (!s->reading)
+		epoll_ctl(px.epoll, EPOLL_CTL_DEL, s->fd, NULL);
 }
 
 static void
@@ -159,13 +186,11 @@ listen_on(void)
 	for (int i = 0; i < nlisteners; i++)
 	{
 		PxSock	   *s = &listeners[i];
-		struct epoll_event ev = {.events = EPOLLIN | (is_unix[i] ? EPOLLEXCLUSIVE : 0),.data.ptr = s};
 
 		s->fd = fds[i];
 		s->kind = PX_SOCK_LISTEN;
 		s->is_unix = is_unix[i];
-		if (epoll_ctl(px.epoll, EPOLL_CTL_ADD, s->fd, &ev) != 0)
-			ereport(FATAL, (errcode_for_socket_access(), errmsg("could not watch a listening socket: %m")));
+		watch_listener(s);
 	}
 }
 
@@ -360,6 +385,7 @@ tick(void)
 	if (px.now_ms - last_ms < TICK_MS)
 		return;
 	last_ms = px.now_ms;
+	watch_listeners_again();
 	px_controller_tick();
 	px_pool_tick();
 	px_ipc_tick();
@@ -413,7 +439,7 @@ dispatch(PxSock *s, uint32 events)
 	switch ((PxSockKind) s->kind)
 	{
 		case PX_SOCK_LISTEN:
-			px_client_accept(s);
+			accept_some(s);
 			break;
 		case PX_SOCK_SIGNAL:
 			signalled();

@@ -94,6 +94,7 @@ typedef struct PxEndpoint
 	bool		known;			/* an answer was had at some time */
 	bool		asking;
 	bool		waking;
+	bool		outdated;		/* invalidated since it was asked about */
 	int			users;			/* logins that point to it */
 } PxEndpoint;
 
@@ -108,6 +109,7 @@ typedef struct PxRole
 	bool		exists;
 	bool		known;
 	bool		asking;
+	bool		outdated;		/* invalidated since it was asked about */
 	int			users;			/* logins that point to it */
 	int64		fetched_ms;
 	/* the last password that was right, keyed hash of it: spares the iterations */
@@ -163,6 +165,7 @@ typedef struct PxPool
 	dlist_head	waiting;		/* PxClient: want a server connection, first come first served */
 	dlist_head	logins;			/* PxClient: logged in, want to know what the server says about itself */
 	int			nservers;
+	int			ncounted;		/* of them: in the shared table */
 	int			nstarting;
 	int			nwaiting;		/* clients in `waiting` */
 	int			nlogins;		/* clients in `logins` */
@@ -201,7 +204,9 @@ typedef enum PxRequestKind
 {
 	PX_REQ_QUERY,				/* ends with ReadyForQuery */
 	PX_REQ_SYNC,				/* the same, of the extended protocol */
-	PX_REQ_OWN,					/* a query of the proxy: everything is swallowed */
+	PX_REQ_MARK,				/* a query of the proxy: what comes before its answer is the client's */
+	PX_REQ_OWN,					/* a query of the proxy: everything is swallowed; the last of those that end with ReadyForQuery */
+	PX_REQ_COPY_END,			/* CopyDone or CopyFail for a COPY that may begin; no answer */
 	PX_REQ_PARSE,				/* the client's ParseComplete */
 	PX_REQ_PARSE_OWN,			/* swallow ParseComplete */
 	PX_REQ_CLOSE,				/* the client's CloseComplete */
@@ -212,6 +217,9 @@ typedef enum PxRequestKind
 typedef struct PxRequest
 {
 	uint8		kind;
+	uint32		segment;		/* what an error passes over: up to a Sync */
+	uint32		name_hash;
+	uint64		name;			/* the client's that it makes, by its number; 0: none */
 	uint64		statement;		/* id, where it is about one */
 } PxRequest;
 
@@ -243,13 +251,20 @@ typedef struct PxServer
 	uint32		queue_cap;
 	uint32		queue_head;
 	uint32		queue_len;
+	uint32		segment;		/* of what is sent now */
 	uint32		skip;			/* rest of a message that is passed on, or dropped, unseen */
 	bool		skip_drop;
 	bool		unsynced;		/* extended messages were sent after the last Sync */
-	bool		copy_in;
+	bool		to_sync;		/* after an error it passes over what comes until the Sync, which was not sent yet */
+	bool		copy_in;		/* the server takes data, and its end was not sent */
+	bool		uncertain;		/* it may send a ReadyForQuery more than is in the queue: a Sync during COPY */
+	bool		marked;			/* the answer to the mark has begun: there is no such any more */
+	uint64		mark;			/* random: no query of the client is answered like it */
 	bool		close_after;	/* not to be used again */
+	bool		forget;			/* roles were changed in a transaction that is not over */
 	bool		quota;			/* counts in the shared table */
 	bool		release;		/* at the end of this round */
+	bool		proved;			/* it knows the role */
 	bool		checked;		/* timeline answer seen and right */
 	bool		fatal;			/* it said FATAL: its end is no surprise */
 	bool		own_failed;		/* a query of ours */
@@ -348,7 +363,7 @@ typedef struct PxClient
 	bool		address_quota;
 	bool		endpoint_quota;
 	bool		drop_message;	/* the rest of this message is for nobody */
-	bool		blocked;		/* too many requests in flight: `in` waits */
+	bool		blocked;		/* too many requests in flight, or bytes: `in` waits */
 	bool		to_sync;		/* a request was taken back: what comes until its Sync is dropped */
 	uint32		skip;			/* rest of a message that is passed on, or dropped, unseen */
 	int64		connected_ms;
@@ -449,10 +464,11 @@ typedef struct PxOut
 extern void px_out_begin(PxOut *out, PxSock *to);
 extern void px_out_add(PxOut *out, const void *data, size_t len);	/* data stays where it is until px_out_end */
 extern void px_out_copy(PxOut *out, const void *data, size_t len);
+extern bool px_out_full(PxOut *out);
 extern bool px_out_end(PxOut *out);
 
 /* ---- proxy_client.c ---- */
-extern bool px_client_accept(PxSock *listener); /* whether there may be more */
+extern bool px_client_accept(PxSock *listener); /* whether there may be more; not reading: not before the next tick */
 extern void px_client_event(PxClient *c, uint32 events);
 extern void px_client_close(PxClient *c);
 extern void px_client_state(PxClient *c, PxClientState state);
@@ -514,29 +530,35 @@ extern void px_db_stats_release(PxDbStats *d);
 extern void px_db_stats_tick(void);
 
 /* ---- proxy_server.c ---- */
-extern PxServer *px_server_connect(PxPool *p);
+extern PxServer *px_server_connect(PxPool *p, bool counted);
 extern void px_server_event(PxServer *s, uint32 events);
 extern void px_server_close(PxServer *s);
+extern void px_server_forget(PxServer *s);
 extern void px_server_state(PxServer *s, PxServerState state);
 extern bool px_server_push(PxServer *s, PxRequestKind kind, uint64 statement);
 extern PxRequest *px_server_front(PxServer *s);
+extern PxRequest *px_server_back(PxServer *s);
 extern void px_server_pop(PxServer *s);
+extern void px_server_push_front(PxServer *s, PxRequest r);
 extern bool px_server_query(PxServer *s, const char *sql);
 extern bool px_server_login_message(PxServer *s, const px_head *head, const uint8 *body);
 extern void px_server_failed(PxServer *s, const px_error *error, bool definite);
 
 /* ---- proxy_prepared.c ---- */
+#define PX_STATEMENT_PREFIX "neon_px_"	/* names of statements on server connections */
 typedef enum PxPreparedResult
 {
 	PX_PREP_PLAIN,				/* pass the message on as it is */
 	PX_PREP_DONE,				/* it was dealt with */
 	PX_PREP_MORE,				/* the whole message is needed */
-	PX_PREP_BAD,				/* malformed, or about a statement that does not exist: the client was told */
+	PX_PREP_BAD,				/* malformed */
+	PX_PREP_TOO_MANY
 } PxPreparedResult;
 extern PxPreparedResult px_prepared_client(PxClient *c, PxOut *out, const px_head *head, const uint8 *p, size_t have, uint32 *used);
 extern void px_prepared_free_client(PxClient *c);
-extern void px_prepared_forget_client(PxClient *c);
+extern void px_prepared_discarded(PxServer *s); /* DISCARD ALL was answered */
 extern void px_prepared_free_server(PxServer *s);
+extern void px_prepared_answered(PxServer *s, const PxRequest *r);
 extern void px_prepared_failed(PxServer *s, const PxRequest *r);
 extern int	px_prepared_count(const PxClient *c);
 

@@ -86,6 +86,18 @@ nh_put(NhBuf *b, const void *data, size_t len)
 }
 
 void
+nh_put_behind(NhBuf *b, size_t *taken, const void *data, size_t len)
+{
+	if (*taken > 0 && b->len + len > b->limit_bytes / 2)
+	{
+		memmove(b->data, b->data + *taken, b->len - *taken);
+		b->len -= *taken;
+		*taken = 0;
+	}
+	nh_put(b, data, len);
+}
+
+void
 nh_puts(NhBuf *b, const char *s)
 {
 	nh_put(b, s, strlen(s));

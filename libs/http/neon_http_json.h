@@ -31,6 +31,9 @@ extern void nh_puts(NhBuf *b, const char *s);
 extern void nh_putc(NhBuf *b, char c);
 extern void nh_put_int(NhBuf *b, int64_t n);
 
+/* The same for a queue, of which `taken` bytes are gone from the front: their room is used again, so that the limit is of what waits (half of it always fits). */
+extern void nh_put_behind(NhBuf *b, size_t *taken, const void *data, size_t len);
+
 /* Room for len more bytes, to be written by the caller, who then adds to b->len; NULL when failed. */
 extern char *nh_reserve(NhBuf *b, size_t len);
 

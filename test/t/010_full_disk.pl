@@ -77,7 +77,9 @@ my $h = IPC::Run::start([ 'psql', '-X', '-q', '-c', "SELECT count(pg_logical_emi
 ok($c->poll('it refuses WAL', 120, sub { log_of('safekeeper-2') =~ /the safekeeper's disk is full: WAL is refused/ }), 'so does a second one');
 ok($c->poll('commits wait', 60, sub {
 	$c->sql('main', q{SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'}) >= 2 }), 'and commits wait');
-my $stuck = acked();
+# what has just been acknowledged may not be noted yet
+my $stuck = -1;
+$c->poll('what was acknowledged is noted', 60, sub { my $before = $stuck; $stuck = acked(); sleep 1; $stuck == $before });
 sleep 2;
 is(acked(), $stuck, 'none is acknowledged');
 # an election is possible with full disks: votes need no new segment

@@ -86,6 +86,7 @@ ok(defined ask('GET /' . 'a' x 100000 . " HTTP/1.1\r\n$head\r\n"), 'an address w
 ok(defined ask("GET / HTTP/1.1\r\nHost: x\r\nNeon-Connection-String: " . 'a' x 200000 . "\r\n\r\n"), 'a header without end');
 like(ask("POST /sql HTTP/1.1\r\n${head}Content-Length: 999999999999\r\n\r\nx"), qr{^HTTP/1.1 413}, 'a body that is announced as too large');
 like(ask("POST /sql HTTP/1.1\r\n${head}Content-Length: -5\r\n\r\nx"), qr{^HTTP/1.1 41[13]}, 'a negative length');
+like(ask("POST /sql HTTP/1.1\r\n${head}Content-Length: " . '0' x 40 . "20\r\n\r\n{\"query\":\"SELECT 1\"}"), qr{^HTTP/1.1 413(?!.*HTTP/1.1)}s, 'a length of many digits');
 like(ask("POST /sql HTTP/1.1\r\n${head}Content-Length: 5x\r\n\r\nx"), qr{^HTTP/1.1 4}, 'a length that is no number');
 like(ask("POST /sql HTTP/1.1\r\n${head}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"), qr{^HTTP/1.1 411}, 'a body in chunks');
 like(ask("POST /sql HTTP/1.1\r\n${head}Neon-Connection-String: postgresql://u:p\@h/d\r\nContent-Length: 2\r\n\r\n{}"), qr{^HTTP/1.1 400.*query}s, 'a body that says nothing');

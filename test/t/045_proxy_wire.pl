@@ -10,6 +10,7 @@ use lib dirname(abs_path(__FILE__)) . '/../perl';
 use IO::Socket::INET;
 use IO::Socket::UNIX;
 use IPC::Run qw(run timeout);
+use Socket qw(AF_UNIX SOCK_STREAM pack_sockaddr_un);
 use Time::HiRes qw(sleep time);
 use Test::More;
 use ProxyRig;
@@ -47,6 +48,21 @@ good("$main options='endpoint=main-1a2b3c4d -c work_mem=77MB'", 'SHOW work_mem',
 $p->admin(q{ALTER ROLE bob PASSWORD 'new'});
 bad(q{user=bob password='main-1a2b3c4d$bob\\'s' sslmode=require}, qr/password authentication failed/, 'an old password');
 good("user=bob password=new $main", 'SELECT 1', '1', 'the new one');
+
+# ---- an endpoint that lets everybody in has not proved that it is the role's
+$p->admin(q{CREATE ROLE carl LOGIN PASSWORD 'carl'});
+$p->hba("local all all trust\nhost ctl all 127.0.0.1/32 trust\nhost all carl 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n");
+$p->admin('SELECT pg_reload_conf()');
+until_true('a server that trusts', sub { system("psql -X -w -q -c '' 'host=127.0.0.1 port=$p->{server_port} user=carl dbname=app' 2>/dev/null") == 0 });
+bad("user=carl password=carl $main", qr/could not authenticate at the endpoint.*did not prove/s, 'an endpoint that does not ask for SCRAM');
+
+# ---- certificates that cannot be read anew stay in use
+rename "$p->{tmp}/certs", "$p->{tmp}/away" or die $!;
+$p->console('RELOAD');
+until_true('a reload without certificates', sub { 2 <= (() = `cat $p->{tmp}/proxy.log` =~ /Those that were loaded before stay in use/g) });
+good("$main sslmode=require", 'SELECT 1', '1', 'TLS goes on with those that were there');
+rename "$p->{tmp}/away", "$p->{tmp}/certs" or die $!;
+$p->console('RELOAD');
 
 # ---- pooling
 good($tx, [ 'CREATE TEMP TABLE x (a int)', 'SELECT 1' ], '1', 'a session over transactions');
@@ -104,6 +120,186 @@ for my $mode (qw(simple extended prepared))
 	}
 }
 cmp_ok(counter('prepared_hits_total'), '>', 100, 'statements are found prepared');
+
+# ---- pipelines: what the proxy makes of them is bounded, and none of them stops for ever
+{
+	local $RawPg::TIMEOUT = 120;
+	my $client = sub { my ($ep) = @_; my $s = RawPg->connect(host => '127.0.0.1', port => $p->{port}, user => 'ann', password => 'secret', dbname => 'app',
+		startup => { options => "endpoint=$ep-1a2b3c4d" }); die $s->{error}{M} if $s->{error}; return $s };
+	my $memory_kb = sub { my $most = 0; for my $pid (map { (split /\|/)[1] } split /\n/, $p->console('SHOW WORKERS')) {
+		open my $f, '<', "/proc/$pid/status" or next; my ($kb) = join('', <$f>) =~ /^VmHWM:\s+(\d+)/m; $most = $kb if $kb > $most; } return $most };
+	my $sync = RawPg::framed('S', '');
+
+	# short messages about long statements that the server connection has no room for
+	$p->conf('proxy', 'neon_proxy.max_prepared_statements = 2');
+	$p->console('RELOAD');
+	until_true('two statements on a server connection', sub { $p->console('SHOW CONFIG') =~ /^max_prepared_statements\|2\|/m });
+	my $s = $client->('tx');
+	for my $name ('a' .. 'o') { $s->raw(RawPg::framed('P', "$name\0SELECT '" . $name x 1000000 . "'\0\0\0") . $sync); $s->finish; }
+	my $before = $memory_kb->();
+	$s->raw(join('', map { RawPg::framed('D', "S$_\0") } ('a' .. 'o') x 20) . $sync);
+	my ($described, $type) = (0, '');
+	while ((($type) = $s->message) && $type ne 'Z') { $described++ if $type eq 'T'; }
+	is($described, 300, 'many short messages about long statements are answered');
+	cmp_ok($memory_kb->() - $before, '<', 40000, 'and are not all made into long ones at once');
+	for my $last ([ p => 'none' ], [ q => '54000' ])
+	{
+		$s->raw(RawPg::framed('P', "$last->[0]\0SELECT '" . $last->[0] x 1000000 . "'\0\0\0") . $sync);
+		is($s->finish->{error}{C} // 'none', $last->[1], "the bytes of statements are limited: $last->[1]");
+	}
+	$p->conf('proxy', 'neon_proxy.max_prepared_statements = 200');
+	$p->console('RELOAD');
+	$s->close;
+
+	# more requests than are remembered, before the Sync
+	my $request = sub { my ($sql) = @_; return RawPg::framed('P', "\0$sql\0\0\0") . RawPg::framed('B', "\0\0\0\0\0\0\0\0") . RawPg::framed('E', "\0\0\0\0\0") };
+	$s = $client->('tx');
+	$s->raw(join('', map { $request->("SELECT $_") } 1 .. 6000) . $sync);
+	is(scalar(@{ $s->finish->{rows} }), 6000, '6000 requests before one Sync');
+	$s->raw($request->('SELECT 1/0') . join('', map { $request->("SELECT $_") } 1 .. 6000) . $sync);
+	my $r = $s->finish;
+	is(($r->{error}{C} // '') . scalar(@{ $r->{rows} }), '220120', 'and 6000 behind one that fails');
+	is($s->query('SELECT 52')->{rows}[0][0], '52', 'the session goes on');
+	$s->close;
+}
+
+# ---- COPY and Sync: whatever comes when, nobody gets what is another's
+{
+	local $RawPg::TIMEOUT = 120;
+	my $client = sub { my $s = RawPg->connect(host => '127.0.0.1', port => $p->{port}, user => 'ann', password => 'secret', dbname => 'app',
+		startup => { options => 'endpoint=one-1a2b3c4d' }); die $s->{error}{M} if $s->{error}; return $s };
+	my $value = sub { my ($r) = @_; return $r->{error} ? $r->{error}{C} : ($r->{rows}[0] // ['none'])->[0] };
+	my ($sync, $done, $row) = (RawPg::framed('S', ''), RawPg::framed('c', ''), RawPg::framed('d', "7\n"));
+	my $copy = RawPg::framed('Q', "COPY slow FROM STDIN\0");
+	my $extended = RawPg::framed('P', "\0COPY slow FROM STDIN\0\0\0") . RawPg::framed('B', "\0\0\0\0\0\0\0\0") . RawPg::framed('E', "\0\0\0\0\0");
+	my $sent = sub { my ($s, $bytes) = @_; my $before = counter('client_bytes_total'); $s->raw($bytes);
+		until_true('that is with the proxy', sub { counter('client_bytes_total') >= $before + length $bytes }) };
+	my $answered = sub { my ($s, $n) = @_; return join ' ', map { my $r = $s->finish; $r->{error} ? $r->{error}{C} : $r->{open} ? 'ready' : 'closed' } 1 .. $n };
+	my $until = sub { my ($s, $wanted) = @_; while (my ($type) = $s->message) { return 1 if $type eq $wanted } return 0 };
+	$p->admin('CREATE TABLE slow (a int); CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock(77); RETURN NULL; END $$;
+		CREATE CONSTRAINT TRIGGER t AFTER INSERT ON slow DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait();
+		CREATE FUNCTION never() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION SQLSTATE \'P0077\'; END $$', 'app');
+	# two clients of one worker: what a key says first
+	my $one = $client->();
+	my ($two, @more);
+	for (1 .. 40) { $two = $client->(); last if $two->{pid} >> 24 == $one->{pid} >> 24; push @more, $two; }
+	$_->close for @more;
+	my $lock = RawPg->connect(host => '127.0.0.1', port => $p->{server_port}, user => 'ann', password => 'secret', dbname => 'app');
+
+	# the end of the data went before the server took it; the Sync comes while the COPY is finishing
+	$lock->query('SELECT pg_advisory_lock(77)');
+	$one->raw($copy . $row . $done);
+	ok($until->($one, 'G'), 'a COPY that is sent at once');
+	$sent->($one, $sync);
+	$sent->($two, RawPg::framed('Q', "SELECT 41\0"));
+	$lock->query('SELECT pg_advisory_unlock(77)');
+	is($answered->($one, 2), 'ready ready', 'a Sync behind it is answered');
+	is($value->($two->finish), '41', 'and the next client has its own answer');
+
+	# a Sync that the server ignores, and one that it does not, which only the server knows
+	for my $data ([ "7\n", 'ready', $done ], [ "x\n", '22P02 ready', $done ], [ "x\n", '22P02 ready ready', RawPg::framed('Q', "\0") ],
+		[ "x\n", '22P02 ready 22012', RawPg::framed('Q', "SELECT 1/0\0") ])
+	{
+		my $pid = $value->($one->query('SELECT pg_backend_pid()'));
+		$one->raw($copy);
+		ok($until->($one, 'G'), 'a COPY');
+		system(ProxyRig::as_pg('kill', '-STOP', $pid)) == 0 or die "cannot stop $pid";
+		$sent->($one, RawPg::framed('d', $data->[0]) . $sync . $data->[2]);
+		$sent->($two, RawPg::framed('Q', "SELECT 42\0"));
+		system(ProxyRig::as_pg('kill', '-CONT', $pid)) == 0 or die "cannot continue $pid";
+		is($answered->($one, scalar(() = $data->[1] =~ /\w+/g)), $data->[1], "a Sync in the middle of it: $data->[1]");
+		is($value->($two->finish), '42', 'the next client has its own answer');
+		is($value->($one->query('SELECT pg_backend_pid()')), $pid, 'from the same server connection');
+	}
+
+	# the extended protocol, all at once
+	$one->raw($extended . $row . $done . $sync);
+	is($answered->($one, 1) . $value->($one->query('SELECT 43')), 'ready43', 'a pipelined COPY');
+	$one->raw($extended . $sync . $row . $done . $sync);
+	is($answered->($one, 1) . $value->($one->query('SELECT 44')), 'ready44', 'with a Sync before the data, which is ignored');
+	$one->raw($extended . RawPg::framed('d', "x\n") . $done . $sync);
+	is($answered->($one, 1) . $value->($one->query('SELECT 45')), '22P0245', 'one that fails');
+	$p->admin('CREATE TRIGGER n BEFORE INSERT ON slow FOR EACH STATEMENT EXECUTE FUNCTION never()', 'app');
+	$one->raw($extended . $sync . $row . $done . $sync);
+	is($answered->($one, 2) . $value->($one->query('SELECT 46')), 'P0077 ready46', 'one that fails before its Sync, which is answered');
+	is($value->($two->query('SELECT 47')), '47', 'and nothing is left for the next client');
+	$_->close for $one, $two, $lock;
+}
+
+# ---- a server connection whose statements are not what the proxy thinks does not stay so
+{
+	local $RawPg::TIMEOUT = 120;
+	my $client = sub { my $s = RawPg->connect(host => '127.0.0.1', port => $p->{port}, user => 'ann', password => 'secret', dbname => 'app',
+		startup => { options => 'endpoint=one-1a2b3c4d' }); die $s->{error}{M} if $s->{error}; return $s };
+	my $value = sub { my ($r) = @_; return $r->{error} ? $r->{error}{C} : ($r->{rows}[0] // ['none'])->[0] };
+	my $parse = sub { RawPg::framed('P', "$_[0]\0SELECT $_[1]\0\0\0") };
+	my $run = sub { RawPg::framed('B', "\0$_[0]\0\0\0\0\0\0\0") . RawPg::framed('E', "\0\0\0\0\0") . RawPg::framed('S', '') };
+	# two clients of one worker: what a key says first
+	my $one = $client->();
+	my ($two, @more);
+	for (1 .. 40) { $two = $client->(); last if $two->{pid} >> 24 == $one->{pid} >> 24; push @more, $two; }
+	$_->close for @more;
+	$one->raw($parse->('old', 61) . $run->('old'));
+	is($value->($one->finish), '61', 'a statement');
+	$one->raw(RawPg::framed('Q', "DISCARD ALL\0") . $parse->('new', 62) . $run->('new'));
+	is($value->($one->finish) . $value->($one->finish), 'none62', 'one that is prepared behind DISCARD ALL');
+	$one->raw($run->('new') . $run->('old'));
+	is($value->($one->finish) . $value->($one->finish), '6226000', 'is there, and the one before it is not');
+	$two->raw($parse->('x', 62) . $run->('x'));
+	is($value->($two->finish), '62', 'another client has it, too');
+	my $name = $value->($two->query(q{SELECT name FROM pg_prepared_statements WHERE statement = 'SELECT 62'}));
+	$two->query("DEALLOCATE $name");
+	$two->raw($run->('x'));
+	is($value->($two->finish), '26000', 'a statement that was deallocated behind the proxy\'s back');
+	$two->raw($run->('x'));
+	is($value->($two->finish), '62', 'is there again on another connection');
+	# two names for one text, of which one is not prepared
+	$two->raw($parse->('y', 63) . $run->('y') . RawPg::framed('P', "\0SELECT 1/0\0\0\0") . $run->('') =~ s/.{5}$//sr . $parse->('z', 63) . RawPg::framed('S', ''));
+	is($value->($two->finish) . $value->($two->finish), '6322012', 'a statement behind an error');
+	$two->raw($run->('y') . $run->('z'));
+	is($value->($two->finish) . $value->($two->finish), '6326000', 'does not take another of the same text with it');
+	$_->close for $one, $two;
+}
+
+# ---- a password that is changed in a transaction; what was asked in the middle of it is not remembered
+{
+	my $set = sub { my ($value) = @_; $p->conf('proxy', "neon_proxy.secret_ttl = $value"); $p->console('RELOAD');
+		until_true("secret_ttl is $value", sub { $p->console('SHOW CONFIG') =~ /^secret_ttl\|$value\|/m }) };
+	my $bob = "user=bob $main sslmode=disable";
+	my ($i, $out, $err) = ("BEGIN; ALTER ROLE bob PASSWORD 'newer'; SELECT 'changed';\n", '', '');
+	$set->('1h');
+	my $h = IPC::Run::start([ 'psql', '-X', '-A', '-t', $uri->('main') ], '<', \$i, '>', \$out, '2>', \$err, timeout(180));
+	$h->pump until $out =~ /changed/ || !$h->pumpable;
+	good("$bob password=new", 'SELECT 1', '1', 'the old password before the commit') for 1 .. 8;
+	$i .= "COMMIT;\n\\q\n";
+	$h->finish;
+	until_true('is refused after it', sub { ($p->psql("$bob password=new", 'SELECT 1'))[0] != 0 });
+	good("$bob password=newer", 'SELECT 1', '1', 'and the new one is good');
+	$set->('0');
+}
+
+# ---- replication: the connection is the client's own, and takes no SET
+$p->hba("local all all trust\nhost ctl all 127.0.0.1/32 trust\nhost replication all 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 scram-sha-256\n");
+$p->admin('SELECT pg_reload_conf()');
+until_true('a physical replication connection', sub { (($p->psql("$main replication=true application_name=mine", 'IDENTIFY_SYSTEM'))[1] // '') =~ /^\d{10,}\|1\|/ });
+
+# ---- a pipeline of several Syncs: what an error passes over is missed by nobody behind the next Sync
+{
+	local $RawPg::TIMEOUT = 120;
+	my $s = RawPg->connect(host => '127.0.0.1', port => $p->{port}, user => 'ann', password => 'secret', dbname => 'app', startup => { options => 'endpoint=one-1a2b3c4d' });
+	my $value = sub { my $r = $s->finish; return $r->{error} ? $r->{error}{C} : ($r->{rows}[0] // ['none'])->[0] };
+	my $run = sub { RawPg::framed('B', "\0$_[0]\0\0\0\0\0\0\0") . RawPg::framed('E', "\0\0\0\0\0") };
+	my $sync = RawPg::framed('S', '');
+	$s->raw(RawPg::framed('P', "kept\0SELECT 71\0\0\0") . $run->('kept') . $sync);
+	is($value->(), '71', 'a statement');
+	$p->console('RECONNECT one-1a2b3c4d');
+	until_true('its server connection is closed', sub { $p->console('SHOW SERVERS') !~ /\|one-1a2b3c4d\|/ });
+	$s->raw(RawPg::framed('P', "\0SELECT 1/0\0\0\0") . $run->('') . $run->('kept') . $sync . $run->('kept') . $sync . $run->('kept') . $run->('kept') . $sync);
+	is(join(' ', map { $value->() } 1 .. 3), '22012 71 71', 'is there behind the Sync after an error, on a connection that did not have it');
+	$s->raw($run->('kept') . RawPg::framed('P', "\0SELECT 1/0\0\0\0") . $run->('') . $sync . $run->('kept') . $sync . RawPg::framed('Q', "SELECT 72\0"));
+	is(join(' ', map { $value->() } 1 .. 3), '22012 71 72', 'and stays there');
+	$s->close;
+}
 
 # ---- COPY, large rows, errors in the middle
 good($tx, [ 'CREATE TABLE c (a int)', q{COPY c FROM PROGRAM 'seq 1 50000'}, q{SELECT count(*) FROM c} ], '50000', 'COPY on the server');
@@ -199,6 +395,37 @@ for my $try (1 .. 6)
 	$_->close for $holder, $several, $setting, @more;
 }
 
+# ---- a cancel request that the server takes late, when its connection could be another's already
+{
+	local $RawPg::TIMEOUT = 120;
+	my $client = sub { my $s = RawPg->connect(host => '127.0.0.1', port => $p->{port}, user => 'ann', password => 'secret', dbname => 'app',
+		startup => { options => 'endpoint=one-1a2b3c4d', application_name => $_[0] }); die $s->{error}{M} if $s->{error}; return $s };
+	my $value = sub { my ($r) = @_; return $r->{error} ? $r->{error}{C} : ($r->{rows}[0] // ['none'])->[0] };
+	my $lock = RawPg->connect(host => '127.0.0.1', port => $p->{server_port}, user => 'ann', password => 'secret', dbname => 'app');
+	# two clients of one worker: what a key says first
+	my $one = $client->('one');
+	my ($two, @more);
+	for (1 .. 40) { $two = $client->('two'); last if $two->{pid} >> 24 == $one->{pid} >> 24; push @more, $two; }
+	$_->close for @more;
+	$lock->query("SELECT pg_advisory_lock($_)") for 78, 79;
+	$one->raw(RawPg::framed('Q', "SELECT pg_advisory_xact_lock(78)::text || 'one'\0"));
+	until_true('a query that takes its time', sub { $p->admin(q{SELECT count(*) FROM pg_locks WHERE NOT granted AND objid = 78}) == 1 });
+	my ($before, $cancels) = (counter('server_connects_total'), counter('cancels_total'));
+	my $postmaster = `head -1 $p->{tmp}/server/postmaster.pid`; chomp $postmaster;
+	system(ProxyRig::as_pg('kill', '-STOP', $postmaster)) == 0 or die "cannot stop $postmaster";
+	$one->cancel;
+	until_true('is cancelled', sub { counter('cancels_total') > $cancels });
+	$lock->query('SELECT pg_advisory_unlock(78)');
+	is($value->($one->finish), 'one', 'and ends before that is heard');
+	$two->raw(RawPg::framed('Q', "SELECT pg_advisory_xact_lock(79)::text || 'two'\0"));
+	until_true('the next one has a server connection, or waits for a new one', sub { $p->console('SHOW CLIENTS') =~ /^C\|ann\|app\|active\|.*\|two\|/m || counter('server_connects_total') > $before });
+	system(ProxyRig::as_pg('kill', '-CONT', $postmaster)) == 0 or die "cannot continue $postmaster";
+	until_true('it is at work', sub { $p->admin(q{SELECT count(*) FROM pg_locks WHERE NOT granted AND objid = 79}) == 1 });
+	$lock->query('SELECT pg_advisory_unlock(79)');
+	is($value->($two->finish), 'two', 'its query is not cancelled');
+	$_->close for $one, $two, $lock;
+}
+
 # ---- limits
 {
 	my @held = map { my ($i, $out, $err) = ("SELECT 'in';\n", '', ''); my $h = IPC::Run::start([ 'psql', '-X', '-A', '-t', $uri->('few') ], '<', \$i, '>', \$out, '2>', \$err, timeout(120));
@@ -226,6 +453,22 @@ for my $try (1 .. 6)
 		my (undef, undef, $e) = $p->psql($main, 'SELECT 1'); $e =~ /too many failed logins from this address.*HINT:/s });
 	$set->('max_address_failures', 0);
 	good($main, 'SELECT 1', '1', 'until the limit is off');
+}
+
+# ---- what anybody can make the proxy count, cancel requests of more addresses than it has room for, does not take the room of limits
+{
+	my $before = counter('cancels_refused_total');
+	for my $n (1 .. 60000)
+	{
+		socket(my $s, AF_UNIX, SOCK_STREAM, 0) or die "socket: $!";
+		connect($s, pack_sockaddr_un("$p->{tmp}/.s.PGSQL.$p->{port}")) or die "connect: $!";
+		syswrite $s, "\r\n\r\n\0\r\nQUIT\n\x21\x11" . pack('nNNnn', 12, 0x0a000000 + $n, 0x7f000001, 5432, 5432) . pack('NNNN', 16, 80877102, 0xffffffff, 1);
+	}
+	until_true('cancel requests of 60000 addresses', sub { counter('cancels_refused_total') >= $before + 60000 });
+	my @held = map { my $s = RawPg->connect(host => '127.0.0.1', port => $p->{port}, user => 'ann', password => 'secret', dbname => 'app', startup => { options => 'endpoint=few-1a2b3c4d' });
+		die $s->{error}{M} if $s->{error}; $s } 1, 2;
+	bad('options=endpoint=few-1a2b3c4d', qr/too many connections for this endpoint/, 'and clients of an endpoint are limited');
+	$_->close for @held;
 }
 
 # ---- hostile bytes before authentication

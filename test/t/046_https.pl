@@ -48,6 +48,19 @@ is($rc, 0, 'SQL over HTTPS') or diag($out);
 like($out, qr/"rows":\[\{"n":7\}\]/, 'gives rows');
 ($rc, $out) = curl('localhost', $crt, '/sql', '-d', '{"query":"SELECT repeat(\'x\', 1000000) AS t FROM generate_series(1, 5)"}', '-H', "Neon-Connection-String: $uri");
 ok($rc == 0 && length $out > 5_000_000, 'and five megabytes of them');
+
+# ---- a password that is changed: pooled connections do not go on with the old one
+{
+	my $as = sub { my ($password) = @_; my (undef, $o) = curl('localhost', $crt, '/sql', '-d', '{"query":"SELECT current_user AS u"}', '-H',
+		"Neon-Connection-String: postgresql://dora:$password\@main-1a2b3c4d.first.example:$p->{port}/app"); return $o };
+	$p->admin(q{CREATE ROLE dora LOGIN PASSWORD 'first'});
+	like($as->('first'), qr/"u":"dora"/, 'a pooled connection');
+	my ($failed) = $p->psql('options=endpoint=main-1a2b3c4d', q{ALTER ROLE dora PASSWORD 'second'});
+	is($failed, 0, 'the password is changed');
+	until_true('the old one is refused', sub { $as->('first') =~ /password authentication failed/ });
+	like($as->('second'), qr/"u":"dora"/, 'the new one is good');
+}
+
 for my $version ([ '1.2', 0 ], [ '1.1', 1 ])
 {
 	($rc) = curl('localhost', $crt, '/health', "--tlsv$version->[0]", '--tls-max', $version->[0], $version->[1] ? ('--ciphers', 'DEFAULT@SECLEVEL=0') : ());

@@ -110,6 +110,34 @@ limit(void **state)
 	free(b.data);
 }
 
+/* A queue that is never empty: the limit is of what waits in it, not of all that came through. */
+static void
+queue(void **state)
+{
+	NhBuf		b = {.realloc = grow,.limit_bytes = 100};
+	size_t		taken = 0;
+	unsigned char next = 0;
+	unsigned char seen = 0;
+
+	for (int i = 0; i < 1000; i++)
+	{
+		unsigned char data[10];
+
+		for (size_t n = 0; n < sizeof(data); n++)
+			data[n] = next++;
+		nh_put_behind(&b, &taken, data, sizeof(data));
+		assert_false(b.failed);
+		for (; b.len - taken > 3; taken++)
+			assert_int_equal((unsigned char) b.data[taken], seen++);
+	}
+	for (int i = 0; i < 9; i++)
+		nh_put_behind(&b, &taken, "0123456789", 10);
+	assert_false(b.failed);
+	nh_put_behind(&b, &taken, "0123456789", 10);
+	assert_true(b.failed);
+	free(b.data);
+}
+
 static void
 array_literals(void **state)
 {
@@ -125,7 +153,7 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(scalars), cmocka_unit_test(strings), cmocka_unit_test(arrays), cmocka_unit_test(bad_arrays), cmocka_unit_test(limit),
+		cmocka_unit_test(scalars), cmocka_unit_test(strings), cmocka_unit_test(arrays), cmocka_unit_test(bad_arrays), cmocka_unit_test(limit), cmocka_unit_test(queue),
 		cmocka_unit_test(array_literals)
 	};
 
