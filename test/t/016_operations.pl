@@ -288,7 +288,7 @@ is(ctl(q{SELECT string_agg(c.relname, ' ' ORDER BY c.relname) FROM pg_extension 
 	WHERE x.extname = 'neon_controller' AND c.oid <> ALL (x.extconfig)}),
 	'console_logins console_secrets console_sizes leftovers operation_steps operations role_secrets states transitions', 'tables that a dump leaves out');
 is(ctl(q{SELECT string_agg(c::regclass::text, ' ' ORDER BY c::regclass::text) FROM pg_extension, unnest(extconfig) c WHERE extname = 'neon_controller'}),
-	join(' ', map { "neon_controller.$_" } qw(attachments branches endpoints jwks jwt_roles nodes tenants timelines)), 'and those it has');
+	join(' ', map { "neon_controller.$_" } qw(acceptors attachments branches endpoints jwks jwt_roles nodes tenants timelines)), 'and those it has');
 
 # ---- names of endpoints, outside the cluster a DNS label
 my ($long, $longest) = ('n' x 55, 'n' x 54);
