@@ -339,7 +339,7 @@ for my $name (qw(main s3))
 	ctl('DELETE FROM neon_controller.console_sizes');
 	my $in = "BEGIN; LOCK TABLE pg_catalog.pg_proc IN ACCESS EXCLUSIVE MODE; SELECT 'locked';\n";
 	my $slow = IPC::Run::start([ 'psql', '-X', '-q', '-A', '-t', ctl(qq{SELECT neon_controller.endpoint_uri(e) FROM neon_controller.endpoints e JOIN neon_controller.tenants t ON t.id = e.tenant
-		WHERE t.name = 'default' AND e.name = '$name'}) ], '<', \$in, '>', \my $slow_out, '2>', \my $slow_err, IPC::Run::timeout(300));
+		WHERE t.name = 'default' AND e.name = '$name'}) =~ s{/postgres$}{/template1}r ], '<', \$in, '>', \my $slow_out, '2>', \my $slow_err, IPC::Run::timeout(300));
 	$slow->pump until $slow_out =~ /locked/;
 	my $page = IPC::Run::start([ 'psql', '-X', '-q', '-A', '-t', '-c', q{SELECT jsonb_array_length(neon_controller.console_storage(id) -> 'branches') FROM neon_controller.tenants WHERE name = 'default'},
 		$c->node_uri('controller') ], '<', \undef, '>', \my $page_out, '2>', \my $page_err, IPC::Run::timeout(300));
