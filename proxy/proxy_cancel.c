@@ -172,7 +172,13 @@ px_cancel_local(uint64 key)
 	else if (c->state == PX_CL_ADMIN)
 		px_admin_cancel(c);
 	else if (c->server && c->server->state == PX_SV_LINKED)
-		start(c->server);
+	{
+		PxRequest  *front = px_server_front(c->server);
+
+		/* what runs now, if anything, is the proxy's own question whether the client's is over */
+		if (front == NULL || front->kind != PX_REQ_MARK)
+			start(c->server);
+	}
 	else if (c->state == PX_CL_WAITING || (c->server && c->server->state == PX_SV_SETTING))
 		take_back(c);
 }

@@ -47,7 +47,7 @@ note_request(PxServer *s, uint8 type)
 			break;
 		case 'c':
 		case 'f':
-			if (!s->copy_in && s->queue_len > 0 && px_server_back(s)->kind != PX_REQ_COPY_END)
+			if (!s->copy_in && (s->queue_len > 0 || s->unsynced) && (s->queue_len == 0 || px_server_back(s)->kind != PX_REQ_COPY_END))
 				px_server_push(s, PX_REQ_COPY_END, 0);
 			s->copy_in = false;
 			break;

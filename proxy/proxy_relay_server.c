@@ -48,6 +48,14 @@ is_mark(PxServer *s)
 	return r && r->kind == PX_REQ_MARK;
 }
 
+static bool
+is_cancelled(const uint8 *p, const px_head *head)
+{
+	const char *code = px_error_field(p + PX_HEAD_BYTES, head->len - PX_HEAD_BYTES, 'C');
+
+	return code && strcmp(code, "57014") == 0;
+}
+
 static void
 forward(Round *r, const uint8 *p, size_t n)
 {
@@ -396,6 +404,8 @@ server_message(Round *r, const uint8 *p, const px_head *head, size_t n)
 				parameter_status(r, p, head, own);
 				return true;
 			case 'E':
+				if (is_mark(s) && is_cancelled(p, head))
+					return false;		/* by a cancel that came late: the mark will not be answered */
 				server_error(r, p, head, own);
 				return true;
 			case '1':

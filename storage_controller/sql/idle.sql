@@ -148,6 +148,7 @@ BEGIN
 	ELSE
 		PERFORM @extschema@.endpoint_lock(tenant_id, endpoint);
 	END IF;
+	PERFORM set_config('lock_timeout', '0', true);		-- what else a start may wait for is no crash
 	SELECT * INTO e FROM @extschema@.endpoints x WHERE x.tenant = tenant_id AND x.name = endpoint FOR UPDATE;
 	IF NOT FOUND THEN
 		RETURN 'gone';
