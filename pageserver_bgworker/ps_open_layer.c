@@ -395,7 +395,7 @@ ps_discard_uncommitted(PsTimeline *tl)
 
 /*
  * Closes the open layer at last_record_lsn.  Without an open layer but with WAL that held nothing to store, a layer
- * without versions is frozen, so that disk_consistent_lsn follows.
+ * without versions is frozen, so that disk_consistent_lsn follows.  The caller has the write_lock, which is released.
  */
 static int
 freeze_locked(PsTimeline *tl)
