@@ -292,6 +292,7 @@ BEGIN
 	why := CASE WHEN @extschema@.leftover_has_row(l) THEN NULL ELSE @extschema@.remove_leftover(l) END;
 	IF why IS NULL THEN
 		DELETE FROM @extschema@.leftovers x WHERE x.kind = of_kind AND x.id = of_id;
+		DELETE FROM @extschema@.acceptors a WHERE of_kind = 'timeline' AND a.timeline = of_id AND NOT EXISTS (SELECT FROM @extschema@.timelines t WHERE t.id = of_id);
 	ELSE
 		UPDATE @extschema@.leftovers x SET attempts = x.attempts + 1, error = why, next_try_at = clock_timestamp() + @extschema@.backoff(x.attempts)
 		WHERE x.kind = of_kind AND x.id = of_id;

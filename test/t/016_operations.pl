@@ -354,6 +354,9 @@ for my $name (qw(main s3))
 	cmp_ok(ctl('SELECT count(*) FROM neon_controller.console_sizes'), '>', 0, 'with what others have said');
 }
 
+is(ctl('SELECT count(*) FROM neon_controller.acceptors a WHERE NOT EXISTS (SELECT FROM neon_controller.timelines t WHERE t.id = a.timeline)'), '0',
+	'nothing is kept of timelines that are gone');
+
 # ---- the log is bounded
 ctl(q{INSERT INTO neon_controller.operations (kind, state, who) SELECT 'test', 'done', 'test' FROM generate_series(1, 2500)});
 ok($c->poll('the oldest are forgotten', 60, sub { ctl('SELECT count(*) FROM neon_controller.operations') <= 1000 }), 'the log forgets the oldest');
